@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+# What every target of this tree shares: language level, warnings, and one function per kind of target.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS ON)  # statement expressions: GRANARY_TRY
+set(CMAKE_C_STANDARD 11)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE RelWithDebInfo)
+endif()
+
+option(GRANARY_SANITIZE "AddressSanitizer and UndefinedBehaviorSanitizer" OFF)
+option(GRANARY_TSAN "ThreadSanitizer" OFF)
+option(GRANARY_FUZZ "libFuzzer targets (needs clang)" OFF)
+
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_C_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+endif()
+
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+find_package(GTest REQUIRED)
+include(GoogleTest)
+
+add_library(granary_options INTERFACE)
+target_compile_options(granary_options INTERFACE
+  -Wall -Wextra -Wshadow -Wconversion -Werror -fno-omit-frame-pointer)
+target_include_directories(granary_options INTERFACE ${PROJECT_SOURCE_DIR})
+if(GRANARY_SANITIZE)
+  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined)
+  add_link_options(-fsanitize=address,undefined)
+endif()
+if(GRANARY_TSAN)
+  add_compile_options(-fsanitize=thread)
+  add_link_options(-fsanitize=thread)
+endif()
+if(GRANARY_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined)
+  add_link_options(-fsanitize=address,undefined)
+endif()
+# A sanitizer runtime cannot be linked statically.
+if(GRANARY_SANITIZE OR GRANARY_TSAN OR GRANARY_FUZZ)
+  set(GRANARY_STATIC_FLAG "")
+else()
+  set(GRANARY_STATIC_FLAG -static)
+endif()
+
+# granary_library(NAME SOURCES... [DEPS...] [PRIVATE_DEPS...]): a room of the tree.
+function(granary_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(${name} PUBLIC ${ARG_DEPS} PRIVATE granary_options ${ARG_PRIVATE_DEPS})
+  target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR})
+endfunction()
+
+# granary_executable(NAME SOURCES... [DEPS...] [STATIC])
+function(granary_executable name)
+  cmake_parse_arguments(ARG "STATIC" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE granary_options ${ARG_DEPS})
+  if(ARG_STATIC AND GRANARY_STATIC_FLAG)
+    target_link_options(${name} PRIVATE ${GRANARY_STATIC_FLAG})
+  endif()
+endfunction()
+
+# granary_test(NAME SOURCES... [DEPS...] [KVM] [LINUX] [TIMEOUT s])
+# Without KVM: each case is one ctest test on this host. With KVM: the whole program is one test, run on this host where
+# /dev/kvm works and in the emulated node otherwise (tests/with-kvm decides). LINUX: it needs a KVM that runs Linux guests.
+function(granary_test name)
+  cmake_parse_arguments(ARG "KVM;LINUX" "TIMEOUT" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE granary_options ${ARG_DEPS} GTest::gtest_main GTest::gmock)
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  if(ARG_KVM OR ARG_LINUX)
+    set(need kvm)
+    if(ARG_LINUX)
+      set(need linux)
+    endif()
+    add_test(NAME ${need}.${name}
+             COMMAND ${PROJECT_SOURCE_DIR}/tests/with-kvm --need ${need} $<TARGET_FILE:${name}>)
+    set_tests_properties(${need}.${name} PROPERTIES
+      TIMEOUT ${ARG_TIMEOUT} LABELS ${need} RESOURCE_LOCK node FIXTURES_REQUIRED node
+      SKIP_RETURN_CODE 77)
+  else()
+    gtest_discover_tests(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS unit DISCOVERY_TIMEOUT 60)
+  endif()
+endfunction()
+
+# granary_fuzz(NAME SOURCES... CORPUS dir [DEPS...]): with GRANARY_FUZZ a libFuzzer program; otherwise the same target
+# function run over its corpus as a unit test.
+function(granary_fuzz name)
+  cmake_parse_arguments(ARG "" "CORPUS" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE granary_options ${ARG_DEPS})
+  if(GRANARY_FUZZ)
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+    set_property(GLOBAL APPEND PROPERTY GRANARY_FUZZERS ${name})
+  else()
+    target_sources(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus_main.cc)
+    add_test(NAME fuzz.${name} COMMAND ${name} ${ARG_CORPUS})
+    set_tests_properties(fuzz.${name} PROPERTIES LABELS fuzz TIMEOUT 60)
+  endif()
+endfunction()
