@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vmpool/base/control_protocol.h"
+#include "vmpool/base/result.h"
+#include "vmpool/base/units.h"
+
+namespace granary::pool {
+
+class SpawnerClient;
+class TemplateStore;
+class Clone;
+
+using SteadyTime = std::chrono::steady_clock::time_point;
+
+// vCPUs, memory and device slots of a template.
+struct Shape {
+  std::string name;
+  uint32_t vcpus = 1;
+  uint64_t memory_bytes = 256 * kMiB;
+  control::DeviceSet devices{.net_slots = 2, .block_slots = 8, .entropy = 1, .console = 1, .balloon = 1, .fs = 0, .reserved = {}};
+};
+
+// What a template is made from. Paths are opened by the agent; the VMM only ever gets descriptors.
+struct TemplateSource {
+  std::string kernel_path;
+  std::string initramfs_path;  // empty: none (tiny guests)
+  std::string command_line;
+};
+
+struct PoolSettings {
+  std::string name;
+  Shape shape;
+  TemplateSource source;
+  uint32_t size = 4;                // warm clones to keep
+  uint32_t max = 64;                // clones in any state; Acquire beyond it waits
+  uint32_t refill_concurrency = 2;  // restores in flight
+  std::chrono::milliseconds boot_timeout{120'000};
+  std::chrono::milliseconds probe_timeout{10'000};
+  std::chrono::milliseconds identity_timeout{10'000};
+};
+
+// What makes one clone different (design.md: identity). Empty fields are chosen by the pool.
+struct IdentityRequest {
+  std::string hostname;  // default: "granary-" + first 8 hex digits of the UUID
+};
+
+// Facts about an acquired clone.
+struct CloneInfo {
+  std::string id;           // clone UUID, lower-case text form
+  VmId vm;
+  std::string pool;
+  std::string template_key;
+  int32_t vmm_pid = 0;
+  std::string socket_path;  // per-clone unix socket: "CONNECT <port>\n" reaches the guest
+  std::string boot_id;      // the guest kernel's, read after identity; empty for tiny guests
+  std::string hostname;
+  std::chrono::nanoseconds handover{};  // acquire called -> identity acknowledged
+  bool warm = true;                     // false: was restored on demand
+};
+
+// For Status and List. `state`: restoring, probing, warm, acquiring, running, reclaiming.
+struct CloneStatus {
+  CloneInfo info;
+  std::string state;
+  uint64_t memory_bytes = 0;  // private memory of the VMM process (Pss from smaps_rollup)
+};
+
+struct PoolStatus {
+  std::string name;
+  Shape shape;
+  std::string template_key;    // empty until one is ready
+  std::string template_state;  // "building: 40% kernel booting", "ready", "failed: …"
+  uint32_t target = 0;
+  uint32_t warm = 0;
+  uint32_t restoring = 0;
+  uint32_t running = 0;
+  uint32_t reclaiming = 0;
+  uint64_t hits = 0;       // acquires served by a warm clone at once
+  uint64_t waited = 0;     // acquires that waited for a refill
+  uint64_t failed = 0;
+  uint64_t reclaimed = 0;
+  uint64_t leaks = 0;      // resources that could not be proven gone; right value: 0
+  std::string last_error;
+};
+
+// Something worth telling: template built, clone ready, handed over, reclaimed, pool empty, failure.
+struct Event {
+  std::chrono::system_clock::time_point when;
+  std::string kind;  // "template-building", "template-ready", "template-failed", "clone-ready", "handed-over", "reclaimed", "pool-empty", "clone-failed"
+  std::string pool;
+  std::string clone_id;
+  std::string text;
+};
+
+// Per-clone cgroups, made by the agent (agent/cgroup.cc). `create` gives an open directory of a cgroup v2 group, or an
+// invalid Fd where the VMM cannot be born in it (cgroup v1): then `add` is called with its pid. `remove` is idempotent.
+struct CloneGroups {
+  std::function<Result<Fd>(const std::string& name)> create;
+  std::function<Status(const std::string& name, int32_t pid)> add;
+  std::function<Status(const std::string& name)> remove;
+};
+
+struct PoolResources {
+  SpawnerClient& spawner;
+  TemplateStore& templates;
+  std::string vmm_build_id;  // part of the template key
+  CloneGroups groups;
+  std::function<void(const Event&)> on_event;  // any thread; must not call back into the pool
+};
+
+// Keeps `size` warm clones of one template. Threads: public methods from any thread; own refill and reclaim threads.
+//
+// Failure: a clone that fails at any step is reclaimed and replaced; repeated failures back off (up to 10 s) and show in
+// PoolStatus::last_error. A template that cannot be loaded (missing, damaged, other key) is rebuilt with the reason logged.
+class Pool {
+ public:
+  // Checks the settings (kMemoryOutOfRange, kVcpusOutOfRange, kKernelMissing, kInitramfsMissing …) and starts the threads:
+  // load or build the template, then fill.
+  static Result<std::unique_ptr<Pool>> start(PoolSettings settings, PoolResources resources);
+  // Reclaims everything that is left, then returns.
+  ~Pool();
+
+  // Hands over a running clone with its identity acknowledged (fail-closed: a clone whose identity fails is destroyed and
+  // another is used). Waits for a refill until `deadline`, then kPoolEmpty with the pool's state as text.
+  // kShuttingDown once drain() was called.
+  Result<CloneInfo> acquire(const IdentityRequest& identity, SteadyTime deadline);
+
+  // Ends the clone and proves that nothing is left: process reaped, cgroup removed, socket gone. True: was there; false:
+  // was released before (idempotent). kCloneUnknown for an id this pool never had is for the caller to decide on false.
+  Result<bool> release(const std::string& clone_id);
+
+  [[nodiscard]] PoolStatus status() const;
+  [[nodiscard]] std::vector<CloneStatus> clones() const;
+  // The console's newest bytes; kCloneUnknown.
+  [[nodiscard]] Result<std::string> console(const std::string& clone_id) const;
+  // How a running clone ended, as soon as it did (guest panic, VMM killed …): called from the pool's thread once.
+  void on_clone_ended(std::function<void(const std::string& clone_id, EndState, const std::string& reason)> callback);
+
+  // No more acquires or refills; idle clones are reclaimed; running ones too when `and_running`.
+  void drain(bool and_running);
+
+ private:
+  class Impl;
+  explicit Pool(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace granary::pool
