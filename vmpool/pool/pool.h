@@ -144,6 +144,10 @@ class Pool {
   // How a running clone ended, as soon as it did (guest panic, VMM killed …): called from the pool's thread once.
   void on_clone_ended(std::function<void(const std::string& clone_id, EndState, const std::string& reason)> callback);
 
+  // Builds the template anew and switches to it: later refills use it, idle clones of the old one are reclaimed, running ones
+  // live on. `progress` gets one line of text per step. Blocks until it is ready.
+  Status rebuild_template(const std::function<void(const std::string&)>& progress);
+
   // No more acquires or refills; idle clones are reclaimed; running ones too when `and_running`.
   void drain(bool and_running);
 
