@@ -51,9 +51,12 @@ inline Status ok() { return {}; }
 
 // The value of a Result, or return its error from this function: `Fd fd = GRANARY_TRY(open_file(path));`
 // This tree uses it everywhere instead of spelling out the early return.
-#define GRANARY_TRY(expression)                                       \
-  ({                                                                  \
-    auto granary_try_result = (expression);                           \
-    if (!granary_try_result) return std::move(granary_try_result).error(); \
-    *std::move(granary_try_result);                                   \
+#define GRANARY_TRY(expression) GRANARY_TRY_NAMED(expression, GRANARY_TRY_NAME(__COUNTER__))
+#define GRANARY_TRY_NAME(n) GRANARY_TRY_JOIN(granary_try_, n)
+#define GRANARY_TRY_JOIN(a, b) a##b
+#define GRANARY_TRY_NAMED(expression, name)           \
+  ({                                                  \
+    auto name = (expression);                         \
+    if (!name) return std::move(name).error();        \
+    *std::move(name);                                 \
   })
