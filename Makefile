@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+# Thin: everything is done by CMake, ctest and the scripts named here. Run as root (packages, /dev/kvm, node).
+
+BUILD := build
+CTEST := ctest --test-dir $(BUILD) --output-on-failure
+# What a slice runs for in `make test`; the whole of each tier is its own target.
+export GRANARY_SEED ?= 1
+
+.PHONY: help setup build run test bench fuzz clean asan
+help:        ## this text
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+: *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+setup:       ## install the Debian packages that are missing
+	@deploy/install-packages deploy/packages.txt tests/node/host-packages.txt
+
+build: setup ## compile everything into build/
+	@test -f $(BUILD)/build.ninja || cmake --preset dev
+	@cmake --build $(BUILD)
+
+run: build   ## the main job: three commands, each in its own fresh microVM (first time ~6 min, then ~1 min)
+	@tests/with-kvm --need linux deploy/demo $(CURDIR)/$(BUILD)
+
+test: build  ## all tests (first time <= 60 min, then <= 25 min)
+	@deploy/run-tests $(BUILD)
+
+bench: build ## benchmarks: make bench ROWS=restore_shell,reclaim (about 5 min) -> build/bench.json
+	@tests/bench/run --output $(CURDIR)/$(BUILD)/bench.json $(if $(ROWS),--rows $(ROWS))
+
+fuzz: setup  ## libFuzzer, each target for FUZZ_SECONDS (default 60) seconds
+	@tests/fuzz/run $(or $(FUZZ_SECONDS),60)
+
+asan: setup  ## unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@cmake --preset asan && cmake --build build/asan --target unit-tests && ctest --test-dir build/asan -L 'unit|fuzz' --output-on-failure
+
+clean:       ## remove build/ (the cache of node and kernel stays)
+	@tests/node/down 2>/dev/null || true
+	@rm -rf $(BUILD)

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/e2e/containerd.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+namespace granary::e2e {
+namespace {
+
+// Facts behind each line: docs/testing.md, "containerd".
+constexpr const char* kConfig = R"(version = 3
+root = '@DIR@/root'
+state = '@DIR@/state'
+[grpc]
+  address = '@DIR@/containerd.sock'
+[ttrpc]
+  address = '@DIR@/containerd.sock.ttrpc'
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = '@PAUSE@'
+[plugins.'io.containerd.cri.v1.runtime']
+  restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    bin_dir = '/usr/lib/cni'
+    conf_dir = '@DIR@/cni'
+  [plugins.'io.containerd.cri.v1.runtime'.containerd]
+    default_runtime_name = 'granary'
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.granary]
+      runtime_type = 'io.containerd.runc.v2'
+      sandboxer = 'granary'
+[plugins.'io.containerd.grpc.v1.cri']
+  stream_server_address = '127.0.0.1'
+  stream_server_port = '0'
+[proxy_plugins.granary]
+  type = 'sandbox'
+  address = '@SANDBOX@'
+)";
+
+constexpr const char* kNetwork = R"({
+  "cniVersion": "1.0.0", "name": "granary-test",
+  "plugins": [{"type": "bridge", "bridge": "grtest0", "isGateway": true, "ipMasq": false,
+    "ipam": {"type": "host-local", "dataDir": "@DIR@/ipam", "ranges": [[{"subnet": "10.88.0.0/24"}]],
+             "routes": [{"dst": "0.0.0.0/0"}]}}]
+})";
+
+std::string fill(std::string text, const std::string& name, const std::string& value) {
+  for (size_t at = 0; (at = text.find(name, at)) != std::string::npos; at += value.size()) {
+    text.replace(at, name.size(), value);
+  }
+  return text;
+}
+
+void write_text(const std::string& path, const std::string& text) { std::ofstream(path) << text; }
+
+}  // namespace
+
+std::unique_ptr<Containerd> Containerd::start(const ContainerdSetup& setup) {
+  std::filesystem::create_directories(setup.directory + "/cni");
+  std::string config = fill(kConfig, "@DIR@", setup.directory);
+  config = fill(config, "@SANDBOX@", setup.sandbox_socket);
+  write_text(setup.directory + "/config.toml", fill(config, "@PAUSE@", kPauseImage));
+  write_text(setup.directory + "/cni/10-test.conflist", fill(kNetwork, "@DIR@", setup.directory));
+
+  auto containerd = std::unique_ptr<Containerd>(new Containerd());
+  containerd->binary_directory_ = setup.unpacked + "/usr/bin";
+  containerd->socket_ = setup.directory + "/containerd.sock";
+  const std::string path = containerd->binary_directory_ + ":" + std::getenv("PATH");
+  containerd->process_ = std::make_unique<Process>(
+      std::vector<std::string>{"env", "PATH=" + path, containerd->binary_directory_ + "/containerd", "--config",
+                               setup.directory + "/config.toml"},
+      setup.directory + "/containerd.log");
+  const bool up = wait_until([&] { return containerd->ctr({"version"}) == 0; }, std::chrono::seconds(60));
+  std::string output;
+  if (!up || containerd->ctr({"-n", "k8s.io", "images", "import", setup.pause_image}, &output) != 0) {
+    std::fprintf(stderr, "containerd did not come up: %s\n%s\n", output.c_str(), containerd->process_->log().c_str());
+    return nullptr;
+  }
+  return containerd;
+}
+
+int Containerd::ctr(std::vector<std::string> arguments, std::string* output) const {
+  std::vector<std::string> argv{binary_directory_ + "/ctr", "-a", socket_};
+  argv.insert(argv.end(), arguments.begin(), arguments.end());
+  std::string ignored;
+  return run_command(argv, output != nullptr ? output : &ignored);
+}
+
+}  // namespace granary::e2e

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "tests/e2e/process.h"
+
+namespace granary::e2e {
+
+// Where a private containerd lives and what it is told. Nothing of an installed containerd is touched.
+struct ContainerdSetup {
+  std::string unpacked;       // folder that holds usr/bin/containerd (tests/e2e/fetch-containerd)
+  std::string directory;      // empty scratch folder: configuration, root, state, sockets, logs
+  std::string sandbox_socket; // granaryd's socket: the remote sandbox controller
+  std::string pause_image;    // OCI tar (tests/e2e/make-oci-image), imported under kPauseImage
+};
+
+inline constexpr const char* kPauseImage = "granary.test/pause:1";
+inline constexpr const char* kGranaryHandler = "granary";
+
+// A running containerd >= 2 with the CRI plugin, CNI (bridge + host-local) and the runtime handler "granary".
+class Containerd {
+ public:
+  // Null with a reason on standard error when it does not come up.
+  static std::unique_ptr<Containerd> start(const ContainerdSetup& setup);
+
+  [[nodiscard]] std::string cri_target() const { return "unix:" + socket_; }
+  [[nodiscard]] Process& process() { return *process_; }
+  int ctr(std::vector<std::string> arguments, std::string* output = nullptr) const;
+
+ private:
+  Containerd() = default;
+  std::string binary_directory_;
+  std::string socket_;
+  std::unique_ptr<Process> process_;
+};
+
+}  // namespace granary::e2e

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// A pod sandbox of a real containerd >= 2 comes up on a clone from Granary's pool, and goes again without a trace.
+// Needs /dev/kvm, root, CNI plugins; run by tests/e2e/first-pod, which passes the folders in the environment.
+#include <grpcpp/create_channel.h>
+#include <gtest/gtest.h>
+
+#include <signal.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "cri/runtime.grpc.pb.h"
+#include "granary/v1/pool.grpc.pb.h"
+#include "tests/e2e/containerd.h"
+
+namespace granary::e2e {
+namespace {
+
+using runtime::v1::RuntimeService;
+
+std::string setting(const char* name) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? value : "";
+}
+
+template <class Request, class Response>
+using Method = grpc::Status (RuntimeService::Stub::*)(grpc::ClientContext*, const Request&, Response*);
+
+class FirstPod : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    bin_ = setting("GRANARY_BIN");
+    if (bin_.empty()) return;
+    std::string pattern = "/var/tmp/granary-pod-XXXXXX";
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    dir_ = pattern;
+    std::ofstream(dir_ + "/granary.yaml") << "run_dir: " << dir_ << "/run\nstate_dir: " << dir_ << "/state\n"
+                                          << "pools:\n  - name: default\n    size: 2\n    memory: 16MiB\n"
+                                          << "    template:\n      kernel: " << setting("GRANARY_TINY_GUEST")
+                                          << "\n      initramfs: \"\"\n      command_line: \"\"\n";
+    agent_ = std::make_unique<Process>(
+        std::vector<std::string>{bin_ + "/granaryd", "--config", dir_ + "/granary.yaml"}, dir_ + "/granaryd.log");
+    socket_ = dir_ + "/run/granaryd.sock";
+    ASSERT_TRUE(wait_until([] { return pool_status().warm() >= 1; }, std::chrono::seconds(120))) << agent_->log();
+    containerd_ = Containerd::start({.unpacked = setting("GRANARY_CONTAINERD"),
+                                     .directory = dir_ + "/containerd",
+                                     .sandbox_socket = socket_,
+                                     .pause_image = setting("GRANARY_PAUSE_IMAGE")});
+    ASSERT_NE(containerd_, nullptr);
+    cri_ = RuntimeService::NewStub(grpc::CreateChannel(containerd_->cri_target(), grpc::InsecureChannelCredentials()));
+  }
+  static void TearDownTestSuite() {
+    cri_.reset();
+    containerd_.reset();
+    if (agent_ != nullptr) {
+      EXPECT_EQ(agent_->terminate(), 0);
+    }
+    agent_.reset();
+    std::error_code ignored;
+    std::filesystem::remove_all(dir_, ignored);
+  }
+  void SetUp() override {
+    if (bin_.empty()) GTEST_SKIP() << "run through tests/e2e/first-pod, which prepares containerd and the images";
+    ASSERT_NE(cri_, nullptr);
+  }
+
+  static granary::v1::PoolStatus pool_status() {
+    const auto stub = granary::v1::Pool::NewStub(grpc::CreateChannel("unix:" + socket_, grpc::InsecureChannelCredentials()));
+    grpc::ClientContext context;
+    granary::v1::StatusResponse status;
+    if (!stub->Status(&context, {}, &status).ok() || status.pools().empty()) return {};
+    return status.pools(0);
+  }
+  template <class Request, class Response>
+  static grpc::Status call(Method<Request, Response> method, const Request& request, Response* response) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+    return (cri_.get()->*method)(&context, request, response);
+  }
+  static runtime::v1::RunPodSandboxRequest pod(const std::string& name) {
+    runtime::v1::RunPodSandboxRequest request;
+    request.set_runtime_handler(kGranaryHandler);
+    auto* metadata = request.mutable_config()->mutable_metadata();
+    metadata->set_name(name);
+    metadata->set_uid(name + "-uid");
+    metadata->set_namespace_("default");
+    request.mutable_config()->set_hostname(name);
+    request.mutable_config()->set_log_directory(dir_ + "/logs");
+    request.mutable_config()->mutable_linux();
+    return request;
+  }
+  static runtime::v1::PodSandboxStatusResponse status_of(const std::string& id) {
+    runtime::v1::PodSandboxStatusRequest request;
+    request.set_pod_sandbox_id(id);
+    runtime::v1::PodSandboxStatusResponse response;
+    const grpc::Status status = call(&RuntimeService::Stub::PodSandboxStatus, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response;
+  }
+  static void stop_and_remove(const std::string& id) {
+    runtime::v1::StopPodSandboxRequest stop;
+    stop.set_pod_sandbox_id(id);
+    runtime::v1::StopPodSandboxResponse stopped;
+    grpc::Status status = call(&RuntimeService::Stub::StopPodSandbox, stop, &stopped);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    runtime::v1::RemovePodSandboxRequest remove;
+    remove.set_pod_sandbox_id(id);
+    runtime::v1::RemovePodSandboxResponse removed;
+    status = call(&RuntimeService::Stub::RemovePodSandbox, remove, &removed);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+  }
+
+  static inline std::string bin_;
+  static inline std::string dir_;
+  static inline std::string socket_;
+  static inline std::unique_ptr<Process> agent_;
+  static inline std::unique_ptr<Containerd> containerd_;
+  static inline std::unique_ptr<RuntimeService::Stub> cri_;
+};
+
+TEST_F(FirstPod, BecomesReadyOnACloneAndGoesWithoutATrace) {
+  runtime::v1::RunPodSandboxResponse running;
+  const grpc::Status status = call(&RuntimeService::Stub::RunPodSandbox, pod("first"), &running);
+  ASSERT_TRUE(status.ok()) << status.error_message() << "\n" << agent_->log() << "\n" << containerd_->process().log();
+  const auto sandbox = status_of(running.pod_sandbox_id()).status();
+  EXPECT_EQ(sandbox.state(), runtime::v1::SANDBOX_READY);
+  EXPECT_FALSE(sandbox.network().ip().empty());
+  EXPECT_EQ(pool_status().running(), 1U);
+
+  stop_and_remove(running.pod_sandbox_id());
+  EXPECT_TRUE(wait_until([] { return pool_status().running() == 0 && pool_status().reclaiming() == 0; },
+                         std::chrono::seconds(30)));
+  EXPECT_EQ(pool_status().leaks(), 0U);
+  runtime::v1::ListPodSandboxResponse list;
+  ASSERT_TRUE(call(&RuntimeService::Stub::ListPodSandbox, runtime::v1::ListPodSandboxRequest{}, &list).ok());
+  EXPECT_EQ(list.items_size(), 0);
+}
+
+TEST_F(FirstPod, AKilledVmmMakesTheSandboxNotReady) {
+  runtime::v1::RunPodSandboxResponse running;
+  const grpc::Status status = call(&RuntimeService::Stub::RunPodSandbox, pod("killed"), &running);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  granary::v1::ListResponse clones;
+  const auto stub = granary::v1::Pool::NewStub(grpc::CreateChannel("unix:" + socket_, grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  ASSERT_TRUE(stub->List(&context, {}, &clones).ok());
+  for (const auto& clone : clones.clones()) {
+    if (clone.state() == "running") ::kill(clone.vmm_pid(), SIGKILL);
+  }
+  EXPECT_TRUE(wait_until(
+      [&] { return status_of(running.pod_sandbox_id()).status().state() == runtime::v1::SANDBOX_NOTREADY; },
+      std::chrono::seconds(30)));
+  stop_and_remove(running.pod_sandbox_id());
+}
+
+TEST_F(FirstPod, HostNetworkIsRefusedWithAReason) {
+  runtime::v1::RunPodSandboxRequest request = pod("host-network");
+  request.mutable_config()->mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_network(
+      runtime::v1::NODE);
+  runtime::v1::RunPodSandboxResponse running;
+  const grpc::Status status = call(&RuntimeService::Stub::RunPodSandbox, request, &running);
+  ASSERT_FALSE(status.ok());
+  EXPECT_NE(status.error_message().find("hostNetwork"), std::string::npos) << status.error_message();
+}
+
+}  // namespace
+}  // namespace granary::e2e
