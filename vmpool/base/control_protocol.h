@@ -22,7 +22,7 @@ inline constexpr uint32_t kMagic = 0x4752414e;  // "GRAN"
 inline constexpr uint16_t kVersion = 1;
 
 enum class Type : uint16_t {
-  // answers
+  // answers; one with a body of its own (HelloReply, Spawned, Stats …) carries the request's own type instead
   kDone = 1,   // Empty
   kError = 2,  // ErrorBody
 

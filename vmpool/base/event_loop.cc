@@ -134,13 +134,14 @@ Status EventLoop::run_once(int timeout_ms) {
   if (n < 0 && errno != EINTR) return Error::last_os_error("epoll_wait");
   for (int i = 0; i < n; ++i) {
     const epoll_event& event = events[static_cast<size_t>(i)];
-    if (event.data.u64 == kWakeToken) {
+    const Token token = event.data.u64;  // copied: epoll_event is packed, so a reference to it may be misaligned
+    if (token == kWakeToken) {
       (void)wake_.drain();
       run_posted();
       continue;
     }
     // An earlier callback of this round may have removed this one.
-    const auto found = watches_.find(event.data.u64);
+    const auto found = watches_.find(token);
     if (found == watches_.end()) continue;
     const std::shared_ptr<Watch> keep_alive = found->second;
     keep_alive->callback(event.events);

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// granary-vmm: one microVM. No arguments, no environment: see vmpool/base/vmm_fds.h for what it inherits and
+// vmpool/base/control_protocol.h for what it is told. Exit codes: 0 after an orderly end (the status page says which),
+// 1 when it could not start or its event loop failed.
+#include <fcntl.h>
+#include <signal.h>
+
+#include <cstdio>
+
+#include "vmpool/base/log.h"
+#include "vmpool/base/vmm_fds.h"
+#include "vmpool/vmm/vmm.h"
+
+namespace granary::vmm {
+namespace {
+
+Result<Fd> inherit(int number, const char* what) {
+  Fd fd(number);
+  if (::fcntl(number, F_SETFD, FD_CLOEXEC) == 0) return fd;
+  const Error error = Error::last_os_error(std::string("inherited descriptor ") + std::to_string(number) + ", the " +
+                                           what + " (started by granary-spawn?)");
+  (void)fd.release();
+  return error;
+}
+
+Status run() {
+  // A device's peer that closes its socket is an error code, not a reason to die.
+  ::signal(SIGPIPE, SIG_IGN);
+  Inheritance inheritance{GRANARY_TRY(inherit(vmm_fds::kControlSocket, "control socket")),
+                          GRANARY_TRY(inherit(vmm_fds::kStatusPage, "status page")),
+                          GRANARY_TRY(inherit(vmm_fds::kVsockListener, "vsock listener")),
+                          GRANARY_TRY(inherit(vmm_fds::kKvm, "KVM device"))};
+  const std::unique_ptr<Vmm> vmm = GRANARY_TRY(Vmm::create(std::move(inheritance)));
+  return vmm->run();
+}
+
+}  // namespace
+}  // namespace granary::vmm
+
+int main() {
+  granary::set_log_prefix("granary-vmm");
+  const granary::Status status = granary::vmm::run();
+  if (status) return 0;
+  granary::log_line(granary::LogLevel::kError, "%s", status.error().message().c_str());
+  return 1;
+}
