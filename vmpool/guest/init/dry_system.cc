@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmpool/guest/init/system.h"
+
+namespace granary::guest {
+
+Status DrySystem::record(const std::string& name, const std::string& argument) {
+  calls_.push_back(argument.empty() ? name : name + " " + argument);
+  if (name == fail_) return Error::from_errno(EIO, name);
+  return ok();
+}
+
+Status DrySystem::add_entropy(std::span<const std::byte> entropy) {
+  return record("entropy", std::to_string(entropy.size()));
+}
+
+Status DrySystem::set_realtime(int64_t realtime_ns) {
+  realtime_ns_ = realtime_ns;
+  return record("realtime", {});
+}
+
+Status DrySystem::set_hostname(const std::string& name) { return record("hostname", name); }
+
+Status DrySystem::set_machine_id(const std::string& hex) { return record("machine-id", hex); }
+
+Status DrySystem::loopback_up() { return record("loopback", {}); }
+
+Result<std::string> DrySystem::boot_id() {
+  GRANARY_TRY(record("boot-id", {}));
+  return std::string("00000000-0000-4000-8000-000000000000");
+}
+
+Status DrySystem::power_off() { return record("power-off", {}); }
+
+}  // namespace granary::guest

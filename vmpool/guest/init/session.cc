@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmpool/guest/init/session.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "vmpool/base/log.h"
+#include "vmpool/guest/init/failure.h"
+
+namespace granary::guest {
+namespace {
+
+constexpr uint32_t kProtocolNumber = 1;  // Ready.protocol
+
+// Replies that may wait for the peer before its requests do. Output of a command waits earlier, when there is any.
+constexpr size_t kOutboxLimit = 4 * kDataChunkBytes;
+
+}  // namespace
+
+Session::Session(Guest guest, Fd connection, std::function<void()> on_closed)
+    : guest_(guest), connection_(std::move(connection)), watch_(guest.loop), on_closed_(std::move(on_closed)) {}
+
+Result<std::unique_ptr<Session>> Session::create(Guest guest, Fd connection, std::function<void()> on_closed) {
+  GRANARY_TRY(set_nonblocking(connection.get()));
+  std::unique_ptr<Session> session(new Session(guest, std::move(connection), std::move(on_closed)));
+  GRANARY_TRY(session->watch_.start(session->connection_.get(), EPOLLIN | EPOLLRDHUP,
+                                    [s = session.get()](uint32_t events) { s->on_events(events); }));
+  return session;
+}
+
+bool Session::may_read() const {
+  return !closed_ && !broken_ && outbox_.size() - outbox_sent_ < kOutboxLimit &&
+         (!command_ || command_->accepts_input());
+}
+
+void Session::on_events(uint32_t events) {
+  if (events & EPOLLOUT) flush();
+  if (may_read()) {
+    // Also on a hang-up: what the peer said before it still counts (PowerOff, then close).
+    take_requests();
+    if (may_read()) read_some();
+  } else if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+    close();
+  }
+  settle();
+}
+
+void Session::read_some() {
+  const Result<FrameReader::Read> read = reader_.read_from(connection_.get());
+  if (read && *read == FrameReader::Read::kWouldBlock) return;
+  if (read && *read == FrameReader::Read::kSome) {
+    take_requests();
+  } else {
+    close();
+  }
+}
+
+void Session::take_requests() {
+  v1::Request request;
+  while (may_read()) {
+    const Result<bool> next = reader_.next(request);
+    if (!next) {
+      reply(failure(v1::Failure::INVALID, next.error().message()));
+      broken_ = true;
+      return;
+    }
+    if (!*next) return;
+    handle(request);
+  }
+}
+
+void Session::handle(v1::Request& request) {
+  switch (request.kind_case()) {
+    case v1::Request::kProbe: {
+      v1::Reply ready;
+      ready.mutable_ready()->set_nonce(request.probe().nonce());
+      ready.mutable_ready()->set_protocol(kProtocolNumber);
+      return reply(ready);
+    }
+    case v1::Request::kIdentity:
+      return reply(guest_.identity.apply(request.identity(), std::chrono::steady_clock::now()));
+    case v1::Request::kExec:
+      return handle_exec(*request.mutable_exec());
+    case v1::Request::kPowerOff:
+      if (const Status off = guest_.system.power_off(); !off) reply(failure(off.error()));
+      return;
+    case v1::Request::KIND_NOT_SET:
+      return reply(failure(v1::Failure::INVALID, "a request of no known kind: is the host newer than this guest?"));
+    default:
+      return handle_for_command(request);
+  }
+}
+
+void Session::handle_exec(v1::Exec& exec) {
+  if (!guest_.identity.applied()) {
+    return reply(failure(v1::Failure::IDENTITY, "exec before the clone has its identity: send Identity first"));
+  }
+  if (command_) {
+    return reply(failure(v1::Failure::INVALID, "a second exec in one conversation: open another connection"));
+  }
+  Command::Owner owner;
+  owner.reply = [this](const v1::Reply& said) { reply(said); };
+  owner.wants_input = [this] {
+    take_requests();
+    settle();
+  };
+  Result<std::unique_ptr<Command>> command =
+      Command::start(guest_.loop, guest_.reaper, std::move(exec), std::move(owner));
+  if (!command) return reply(failure(command.error()));
+  command_ = std::move(*command);
+}
+
+void Session::handle_for_command(v1::Request& request) {
+  if (!command_) return reply(failure(v1::Failure::INVALID, "input or a signal without an exec: send Exec first"));
+  switch (request.kind_case()) {
+    case v1::Request::kStdinData:
+      return command_->write_input(std::move(*request.mutable_stdin_data()));
+    case v1::Request::kCloseStdin:
+      return command_->close_input();
+    case v1::Request::kWindowSize:
+      return command_->resize(request.window_size());
+    default:
+      if (!command_->signal(request.signal())) {
+        reply(failure(v1::Failure::INVALID, "signal " + std::to_string(request.signal()) + " does not exist"));
+      }
+  }
+}
+
+void Session::reply(const v1::Reply& message) {
+  if (closed_) return;
+  const Result<std::string> frame = encode_frame(message);
+  if (!frame) {
+    log_line(LogLevel::kError, "reply dropped: %s", frame.error().message().c_str());
+    return;
+  }
+  outbox_ += *frame;
+  flush();
+}
+
+void Session::flush() {
+  while (!closed_ && outbox_sent_ < outbox_.size()) {
+    const ssize_t n = ::send(connection_.get(), outbox_.data() + outbox_sent_, outbox_.size() - outbox_sent_,
+                             MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n >= 0) {
+      outbox_sent_ += static_cast<size_t>(n);
+    } else if (errno == EAGAIN) {
+      break;
+    } else if (errno != EINTR) {
+      close();
+    }
+  }
+  if (outbox_sent_ == outbox_.size()) {
+    outbox_.clear();
+    outbox_sent_ = 0;
+  }
+  if (command_) command_->allow_output(outbox_.empty());
+  settle();
+}
+
+// Brings what is waited for in line with the state, after anything has changed.
+void Session::settle() {
+  if (closed_) return;
+  if (broken_ && outbox_.empty()) return close();
+  if (command_ && command_->ended() && outbox_.empty() && !said_all_) {
+    // Not closed yet: input on its way here would make the socket reset the connection and drop our last words.
+    said_all_ = true;
+    ::shutdown(connection_.get(), SHUT_WR);
+  }
+  const uint32_t events =
+      EPOLLRDHUP | (may_read() ? uint32_t{EPOLLIN} : 0) | (outbox_.empty() ? 0 : uint32_t{EPOLLOUT});
+  if (!watch_.start(connection_.get(), events, nullptr)) close();
+}
+
+void Session::close() {
+  if (closed_) return;
+  closed_ = true;
+  watch_.stop();
+  on_closed_();
+}
+
+}  // namespace granary::guest
