@@ -2,9 +2,6 @@
 # Thin: everything is done by CMake, ctest and the scripts named here. Run as root (packages, /dev/kvm, node).
 
 BUILD := build
-CTEST := ctest --test-dir $(BUILD) --output-on-failure
-# What a slice runs for in `make test`; the whole of each tier is its own target.
-export GRANARY_SEED ?= 1
 
 .PHONY: help setup build run test bench fuzz clean asan
 help:        ## this text
@@ -23,14 +20,14 @@ run: build   ## the main job: three commands, each in its own fresh microVM (fir
 test: build  ## all tests (first time <= 60 min, then <= 25 min)
 	@deploy/run-tests $(BUILD)
 
-bench: build ## benchmarks: make bench ROWS=restore_shell,reclaim (about 5 min) -> build/bench.json
-	@tests/bench/run --output $(CURDIR)/$(BUILD)/bench.json $(if $(ROWS),--rows $(ROWS))
+bench: build ## benchmarks: make bench ROWS=restore_shell,reclaim (1 min on hardware, 10 in the node) -> build/bench.json
+	@tests/bench/run $(if $(ROWS),ROWS=$(ROWS))
 
 fuzz: setup  ## libFuzzer, each target for FUZZ_SECONDS (default 60) seconds
 	@tests/fuzz/run $(or $(FUZZ_SECONDS),60)
 
 asan: setup  ## unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	@cmake --preset asan && cmake --build build/asan --target unit-tests && ctest --test-dir build/asan -L 'unit|fuzz' --output-on-failure
+	@cmake --preset asan && cmake --build build/asan --target unit-tests corpora && ctest --test-dir build/asan -L 'unit|fuzz' --output-on-failure
 
 clean:       ## remove build/ (the cache of node and kernel stays)
 	@tests/node/down 2>/dev/null || true

@@ -90,22 +90,23 @@ function(granary_test name)
       TIMEOUT ${ARG_TIMEOUT} LABELS ${need} RESOURCE_LOCK node FIXTURES_REQUIRED node
       SKIP_RETURN_CODE 77)
   else()
-    gtest_discover_tests(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS unit DISCOVERY_TIMEOUT 60)
+    gtest_discover_tests(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS unit DISCOVERY_TIMEOUT 120)
+    set_property(GLOBAL APPEND PROPERTY GRANARY_UNIT_TESTS ${name})
   endif()
 endfunction()
 
-# granary_fuzz(NAME SOURCES... CORPUS dir [DEPS...]): with GRANARY_FUZZ a libFuzzer program; otherwise the same target
+# granary_fuzz(NAME SOURCES... [DEPS...]), corpus in tests/fuzz/corpus/NAME: with GRANARY_FUZZ a libFuzzer program; otherwise the same target
 # function run over its corpus as a unit test.
 function(granary_fuzz name)
-  cmake_parse_arguments(ARG "" "CORPUS" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE granary_options ${ARG_DEPS})
+  set_property(GLOBAL APPEND PROPERTY GRANARY_FUZZERS ${name})
   if(GRANARY_FUZZ)
     target_link_options(${name} PRIVATE -fsanitize=fuzzer)
-    set_property(GLOBAL APPEND PROPERTY GRANARY_FUZZERS ${name})
   else()
     target_sources(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus_main.cc)
-    add_test(NAME fuzz.${name} COMMAND ${name} ${ARG_CORPUS})
+    add_test(NAME fuzz.${name} COMMAND ${name} ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${name})
     set_tests_properties(fuzz.${name} PROPERTIES LABELS fuzz TIMEOUT 60)
   endif()
 endfunction()

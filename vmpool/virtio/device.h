@@ -14,7 +14,15 @@
 namespace granary::virtio {
 
 // Device ids of virtio 1.2, section 5.
-enum class DeviceType : uint32_t { kNet = 1, kBlock = 2, kConsole = 3, kEntropy = 4, kBalloon = 5, kVsock = 19, kFs = 26 };
+enum class DeviceType : uint32_t {
+  kNet = 1,
+  kBlock = 2,
+  kConsole = 3,
+  kEntropy = 4,
+  kBalloon = 5,
+  kVsock = 19,
+  kFs = 26
+};
 
 inline constexpr size_t kMaxQueues = 6;
 inline constexpr size_t kMaxDeviceStateBytes = 512;

@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 
+#include "vmpool/base/log.h"
 #include "vmpool/virtio/device.h"
 
 namespace granary::virtio {
@@ -59,7 +60,8 @@ class MmioTransport {
   [[nodiscard]] Device& device() { return *device_; }
   [[nodiscard]] Interrupt& interrupt() { return interrupt_; }
   [[nodiscard]] uint64_t errors() const { return errors_; }
-  // Config space changed from the host's side (a file arrived, a link went up): new generation, config-change interrupt.
+  // Config space changed from the host's side (a file arrived, a link went up): new generation, config-change
+  // interrupt.
   void notify_config_change();
 
   // vCPUs stopped, no kick pending.
@@ -69,8 +71,23 @@ class MmioTransport {
   Status restore(const TransportState& state);
 
  private:
-  // (virtio room fills this in)
   void needs_reset(const Error& why);
+  void reset();
+  void refuse() { ++errors_; }
+  [[nodiscard]] uint32_t read_register(uint32_t offset) const;
+  [[nodiscard]] uint32_t read_queue_register(uint32_t offset) const;
+  void write_register(uint32_t offset, uint32_t value);
+  void write_queue_register(uint32_t offset, uint32_t value);
+  void write_queue_ready(uint32_t value);
+  void write_driver_features(uint32_t value);
+  void write_status(uint32_t value);
+  Status activate();
+  void process_queue(uint16_t index);
+  [[nodiscard]] bool has_status(uint32_t bits) const { return (status_ & bits) == bits; }
+  [[nodiscard]] uint64_t offered_features() const;
+  [[nodiscard]] uint16_t queue_count() const;
+  [[nodiscard]] Status check(const TransportState& state) const;
+  Status restore_queues(const TransportState& state);
 
   std::unique_ptr<Device> device_;
   const GuestMemory& memory_;
@@ -78,6 +95,17 @@ class MmioTransport {
   EventFd kick_;
   std::atomic<uint32_t> pending_kicks_ = 0;
   uint64_t errors_ = 0;
+  uint32_t status_ = 0;
+  uint64_t driver_features_ = 0;
+  uint32_t device_features_select_ = 0;
+  uint32_t driver_features_select_ = 0;
+  uint32_t queue_select_ = 0;
+  uint32_t config_generation_ = 0;
+  bool active_ = false;
+  // Registers as the driver wrote them; next_avail and next_used are filled in by save() only.
+  std::array<QueueState, kMaxQueues> registers_{};
+  std::array<Queue, kMaxQueues> queues_;
+  LogLimit log_limit_;
 };
 
 }  // namespace granary::virtio
