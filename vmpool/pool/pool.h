@@ -112,6 +112,7 @@ struct PoolResources {
   SpawnerClient& spawner;
   TemplateStore& templates;
   std::string vmm_build_id;  // part of the template key
+  std::string host_fingerprint;  // kvm::to_text(HostFingerprint), "name=value\n" lines: part of the template key too
   CloneGroups groups;
   std::function<void(const Event&)> on_event;  // any thread; must not call back into the pool
 };

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmpool/pool/clone.h"
+
+#include <poll.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <csignal>
+#include <thread>
+
+#include "vmpool/pool/unix_socket.h"
+
+namespace granary::pool {
+namespace {
+
+// A cgroup can stay busy for a moment after its last process was reaped.
+constexpr int kRemoveAttempts = 20;
+constexpr std::chrono::milliseconds kRemovePause{5};
+constexpr std::chrono::seconds kKillLimit{5};
+
+bool path_exists(const std::string& path) {
+  struct stat found {};
+  return ::lstat(path.c_str(), &found) == 0 || errno != ENOENT;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<Clone>> Clone::create(CloneTools tools, const std::string& group_prefix) {
+  const Uuid uuid = GRANARY_TRY(random_uuid());
+  return std::shared_ptr<Clone>(new Clone(tools, uuid, group_prefix));
+}
+
+Clone::Clone(CloneTools tools, const Uuid& uuid, const std::string& group_prefix)
+    : tools_(tools), uuid_(uuid), id_(to_text(uuid)), group_(group_prefix + "-" + id_) {}
+
+Status Clone::make_shell(const Shape& shape) {
+  const Fd group = GRANARY_TRY(tools_.groups.create(group_));
+  has_group_ = true;
+  vm_ = GRANARY_TRY(tools_.spawner.spawn(group.get()));
+  has_vm_ = true;
+  vmm_.emplace(std::move(vm_.control));
+  status_ = GRANARY_TRY(StatusFile::map(vm_.status.get(), false));
+  if (!group.valid()) GRANARY_TRY(tools_.groups.add(group_, vm_.pid));
+  return vmm_->create_shell(shape);
+}
+
+Status Clone::restore(const Template& content) {
+  std::array<uint8_t, 16> generation_id;
+  GRANARY_TRY(fill_random(generation_id));
+  return vmm_->restore(content.state.get(), content.memory.get(), /*resume=*/true, generation_id);
+}
+
+Status Clone::probe(std::chrono::milliseconds timeout) {
+  const SteadyTime deadline = SteadyClock::now() + timeout;
+  guest_ = GRANARY_TRY(GuestClient::connect(vm_.socket_path, deadline));
+  return guest_->probe(deadline);
+}
+
+Status Clone::park() { return vmm_->park(); }
+
+Result<AppliedIdentity> Clone::hand_over(const std::string& hostname, std::chrono::milliseconds timeout) {
+  GRANARY_TRY(vmm_->unpark());
+  if (!guest_) return Error(Errc::kIdentityFailed, "clone " + id_ + " was never probed");
+  const AppliedIdentity applied = GRANARY_TRY(guest_->apply_identity(uuid_, hostname, SteadyClock::now() + timeout));
+  guest_.reset();
+  return applied;
+}
+
+std::vector<std::string> Clone::destroy() {
+  std::vector<std::string> leaks;
+  guest_.reset();
+  if (has_vm_) {
+    const Status killed = kill_vm();
+    if (!killed) leaks.push_back("process " + std::to_string(vm_.pid) + " (" + killed.error().message() + ")");
+    if (path_exists(vm_.socket_path)) leaks.push_back("socket " + vm_.socket_path);
+    has_vm_ = !killed;
+  }
+  if (has_group_) {
+    const Status removed = remove_group();
+    if (!removed) leaks.push_back("cgroup " + group_ + " (" + removed.error().message() + ")");
+    has_group_ = !removed;
+  }
+  return leaks;
+}
+
+Status Clone::kill_vm() {
+  if (const Status killed = tools_.spawner.kill(vm_.vm); !killed) return kill_without_spawner();
+  if (!ended()) return Error(Errc::kDeadlineExceeded, "killed, but its pidfd says that it lives");
+  (void)tools_.spawner.forget(vm_.vm);
+  return ok();
+}
+
+// The spawner has gone or does not answer: the pidfd still reaches the process, whoever reaps it.
+Status Clone::kill_without_spawner() {
+  if (!ended() && ::syscall(SYS_pidfd_send_signal, vm_.pidfd.get(), SIGKILL, nullptr, 0) != 0) {
+    return Error::last_os_error("kill");
+  }
+  if (!GRANARY_TRY(wait_ready(vm_.pidfd.get(), POLLIN, SteadyClock::now() + kKillLimit))) {
+    return Error(Errc::kDeadlineExceeded, "killed, but its pidfd says that it lives");
+  }
+  if (::unlink(vm_.socket_path.c_str()) != 0 && errno != ENOENT) return Error::last_os_error("remove its socket");
+  return ok();
+}
+
+Status Clone::remove_group() {
+  for (int attempt = 1;; ++attempt) {
+    const Status removed = tools_.groups.remove(group_);
+    if (removed || attempt == kRemoveAttempts) return removed;
+    std::this_thread::sleep_for(kRemovePause);
+  }
+}
+
+bool Clone::ended() const {
+  pollfd p{.fd = vm_.pidfd.get(), .events = POLLIN, .revents = 0};
+  return ::poll(&p, 1, 0) > 0;
+}
+
+EndState Clone::end_state() const {
+  if (!status_) return EndState::kLost;
+  const EndState state = status_->end_state();
+  return state == EndState::kRunning && ended() ? EndState::kLost : state;
+}
+
+std::string Clone::end_reason() const {
+  std::string text = to_string(end_state());
+  if (!status_) return text;
+  const std::string reason = control::text_of(status_->page().end_reason);
+  return reason.empty() ? text : text + ": " + reason;
+}
+
+std::string Clone::console(size_t limit_bytes) const {
+  return status_ ? status_->console_tail(limit_bytes) : std::string();
+}
+
+uint64_t Clone::memory_bytes() const {
+  const Result<std::string> rollup = read_file("/proc/" + std::to_string(vm_.pid) + "/smaps_rollup");
+  if (!rollup) return 0;
+  const size_t line = rollup->find("\nPss:");
+  if (line == std::string::npos) return 0;
+  const size_t digits = rollup->find_first_of("0123456789", line);
+  uint64_t kib = 0;
+  if (digits != std::string::npos) std::from_chars(rollup->data() + digits, rollup->data() + rollup->size(), kib);
+  return kib * kKiB;
+}
+
+}  // namespace granary::pool

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vmpool/base/status_page.h"
+#include "vmpool/pool/guest_client.h"
+#include "vmpool/pool/pool.h"
+#include "vmpool/pool/spawner_client.h"
+#include "vmpool/pool/vmm_client.h"
+
+namespace granary::pool {
+
+// What clones are made and ended with; outlives them.
+struct CloneTools {
+  SpawnerClient& spawner;
+  const CloneGroups& groups;
+};
+
+// One VM and everything that belongs to it: process, control socket, cgroup, per-clone socket, conversation with its
+// guest. Its owner takes it through make_shell → restore → probe → park → hand_over, one thread at a time, and must
+// call destroy(), also after a step that failed. ended(), console() and the constant facts may be used by any thread
+// meanwhile.
+class Clone {
+ public:
+  static Result<std::shared_ptr<Clone>> create(CloneTools tools, const std::string& group_prefix);
+
+  // Spawns the VMM in a cgroup of its own and lets it create VM, memory, vCPUs and devices.
+  Status make_shell(const Shape& shape);
+  // Maps the template copy-on-write, with a fresh VM generation id, and resumes.
+  Status restore(const Template& content);
+  // Waits for the guest's answer; keeps the connection for hand_over().
+  Status probe(std::chrono::milliseconds timeout);
+  Status park();
+  // Unparks and applies the identity on the probe's connection, which is closed after it. Fail-closed: after an error
+  // the clone must be destroyed.
+  Result<AppliedIdentity> hand_over(const std::string& hostname, std::chrono::milliseconds timeout);
+  void close_guest_connection() { guest_.reset(); }
+
+  // Kills the VMM, waits until it is reaped, removes cgroup and socket, and proves that they are gone. The names of
+  // what is not gone: empty when all is well. Idempotent.
+  std::vector<std::string> destroy();
+
+  [[nodiscard]] VmmClient& vmm() { return *vmm_; }
+  [[nodiscard]] bool ended() const;
+  // The VMM's own word on how it ended, for people; the wait status is the spawner's to tell.
+  [[nodiscard]] std::string end_reason() const;
+  [[nodiscard]] EndState end_state() const;
+  [[nodiscard]] std::string console(size_t limit_bytes = StatusPage::kConsoleBytes) const;
+  // Private memory of the VMM process (Pss); 0 when it cannot be read.
+  [[nodiscard]] uint64_t memory_bytes() const;
+
+  [[nodiscard]] const std::string& id() const { return id_; }
+  [[nodiscard]] const Uuid& uuid() const { return uuid_; }
+  [[nodiscard]] VmId vm() const { return vm_.vm; }
+  [[nodiscard]] int32_t pid() const { return vm_.pid; }
+  [[nodiscard]] const std::string& socket_path() const { return vm_.socket_path; }
+
+ private:
+  Clone(CloneTools tools, const Uuid& uuid, const std::string& group_prefix);
+  Status kill_vm();
+  Status kill_without_spawner();
+  Status remove_group();
+
+  CloneTools tools_;
+  Uuid uuid_;
+  std::string id_;
+  std::string group_;
+  bool has_group_ = false;
+  bool has_vm_ = false;
+  SpawnedVm vm_;
+  std::optional<StatusFile> status_;
+  std::optional<VmmClient> vmm_;
+  std::optional<GuestClient> guest_;
+};
+
+}  // namespace granary::pool

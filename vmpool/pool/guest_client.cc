@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmpool/pool/guest_client.h"
+
+#include <sys/random.h>
+
+#include <ctime>
+
+#include "vmpool/guest/guest.pb.h"
+
+namespace granary::pool {
+namespace {
+
+namespace wire = guest::v1;
+
+constexpr uint32_t kProtocol = 1;
+constexpr size_t kEntropyBytes = 256;
+
+// One question, one answer.
+Status converse(GuestConnection& connection, const wire::Request& request, wire::Reply& reply, const char* what,
+                SteadyTime deadline) {
+  const auto in_words = [what](const Status& failed) -> Error {
+    if (!failed.error().is(Errc::kDeadlineExceeded))
+      return {failed.error().code(), std::string(what) + ": " + failed.error().context()};
+    return {Errc::kGuestUnresponsive, what};
+  };
+  if (const Status sent = connection.send(request, deadline); !sent) return in_words(sent);
+  if (const Status received = connection.receive(reply, deadline); !received) return in_words(received);
+  return ok();
+}
+
+int64_t realtime_now_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  return now.tv_sec * 1'000'000'000 + now.tv_nsec;
+}
+
+}  // namespace
+
+Status fill_random(std::span<uint8_t> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::getrandom(bytes.data(), bytes.size(), 0);
+    if (n < 0 && errno != EINTR) return Error::last_os_error("getrandom");
+    if (n > 0) bytes = bytes.subspan(static_cast<size_t>(n));
+  }
+  return ok();
+}
+
+Result<Uuid> random_uuid() {
+  Uuid uuid;
+  GRANARY_TRY(fill_random(uuid));
+  uuid[6] = static_cast<uint8_t>((uuid[6] & 0x0f) | 0x40);
+  uuid[8] = static_cast<uint8_t>((uuid[8] & 0x3f) | 0x80);
+  return uuid;
+}
+
+std::string to_text(const Uuid& uuid) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string text;
+  for (size_t i = 0; i < uuid.size(); ++i) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += kDigits[uuid[i] >> 4];
+    text += kDigits[uuid[i] & 0x0f];
+  }
+  return text;
+}
+
+Result<GuestClient> GuestClient::connect(const std::string& socket_path, SteadyTime deadline) {
+  return GuestClient(GRANARY_TRY(GuestConnection::connect(socket_path, machine::kInitVsockPort, deadline)));
+}
+
+Status GuestClient::probe(SteadyTime deadline) {
+  std::array<uint8_t, 8> random;
+  GRANARY_TRY(fill_random(random));
+  uint64_t nonce = 0;
+  std::memcpy(&nonce, random.data(), sizeof(nonce));
+  wire::Request request;
+  request.mutable_probe()->set_nonce(nonce);
+  wire::Reply reply;
+  GRANARY_TRY(converse(connection_, request, reply, "probe", deadline));
+  if (!reply.has_ready()) return Error(Errc::kGuestProtocol, "probe: the answer is not Ready");
+  if (reply.ready().nonce() != nonce) return Error(Errc::kGuestProtocol, "probe: the answer has another nonce");
+  if (reply.ready().protocol() != kProtocol) {
+    return Error(Errc::kGuestProtocol, "probe: the guest speaks protocol " + std::to_string(reply.ready().protocol()) +
+                                           ", expected " + std::to_string(kProtocol));
+  }
+  return ok();
+}
+
+Result<AppliedIdentity> GuestClient::apply_identity(const Uuid& clone_uuid, const std::string& hostname,
+                                                    SteadyTime deadline) {
+  std::array<uint8_t, kEntropyBytes> entropy;
+  std::array<uint8_t, 16> machine_id;
+  GRANARY_TRY(fill_random(entropy));
+  GRANARY_TRY(fill_random(machine_id));
+  wire::Request request;
+  wire::Identity& identity = *request.mutable_identity();
+  identity.set_clone_uuid(clone_uuid.data(), clone_uuid.size());
+  identity.set_entropy(entropy.data(), entropy.size());
+  identity.set_hostname(hostname);
+  identity.set_machine_id(machine_id.data(), machine_id.size());
+  identity.set_realtime_ns(realtime_now_ns());
+  wire::Reply reply;
+  GRANARY_TRY(converse(connection_, request, reply, "identity", deadline));
+  if (reply.has_failure()) return Error(Errc::kIdentityFailed, reply.failure().message().substr(0, 256));
+  if (!reply.has_identity_applied()) return Error(Errc::kGuestProtocol, "identity: the answer is not IdentityApplied");
+  const wire::IdentityApplied& applied = reply.identity_applied();
+  if (applied.clone_uuid() != identity.clone_uuid()) {
+    return Error(Errc::kGuestProtocol, "identity: the answer has another UUID");
+  }
+  return AppliedIdentity{applied.boot_id().substr(0, 64), applied.realtime_ns()};
+}
+
+}  // namespace granary::pool

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <string>
+
+#include "vmpool/base/machine_layout.h"
+#include "vmpool/pool/guest_connection.h"
+
+namespace granary::pool {
+
+using Uuid = std::array<uint8_t, 16>;
+// A random (version 4) UUID, and its lower-case text form.
+Result<Uuid> random_uuid();
+std::string to_text(const Uuid& uuid);
+// From getrandom(2).
+Status fill_random(std::span<uint8_t> bytes);
+
+// What the guest said about its identity.
+struct AppliedIdentity {
+  std::string boot_id;  // empty from a tiny guest
+  int64_t realtime_ns = 0;
+};
+
+// The pool's own conversation with a clone's init: probes, then the identity over the same connection, so that a
+// hand-over needs no new handshake. One thread at a time. Errors: kGuestUnresponsive at the deadline, kGuestProtocol
+// for an answer that does not fit the question, kPeerGone.
+class GuestClient {
+ public:
+  static Result<GuestClient> connect(const std::string& socket_path, SteadyTime deadline);
+
+  // Answered with our nonce and protocol version 1.
+  Status probe(SteadyTime deadline);
+  // Fresh entropy, the host's clock, `hostname`, the UUID and a machine id of its own. kIdentityFailed: the guest could
+  // not apply all of it (its reason is the context).
+  Result<AppliedIdentity> apply_identity(const Uuid& clone_uuid, const std::string& hostname, SteadyTime deadline);
+
+ private:
+  explicit GuestClient(GuestConnection connection) : connection_(std::move(connection)) {}
+  GuestConnection connection_;
+};
+
+}  // namespace granary::pool

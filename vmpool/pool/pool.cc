@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmpool/pool/pool.h"
+
+#include "vmpool/pool/pool_impl.h"
+
+namespace granary::pool {
+
+Result<std::unique_ptr<Pool>> Pool::start(PoolSettings settings, PoolResources resources) {
+  GRANARY_TRY(check_settings(settings));
+  auto impl = std::make_unique<Impl>(std::move(settings), std::move(resources));
+  impl->start();
+  return std::unique_ptr<Pool>(new Pool(std::move(impl)));
+}
+
+Pool::Pool(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Pool::~Pool() = default;
+
+Result<CloneInfo> Pool::acquire(const IdentityRequest& identity, SteadyTime deadline) {
+  return impl_->acquire(identity, deadline);
+}
+Result<bool> Pool::release(const std::string& clone_id) { return impl_->release(clone_id); }
+PoolStatus Pool::status() const { return impl_->status(); }
+std::vector<CloneStatus> Pool::clones() const { return impl_->clones(); }
+Result<std::string> Pool::console(const std::string& clone_id) const { return impl_->console(clone_id); }
+void Pool::on_clone_ended(std::function<void(const std::string&, EndState, const std::string&)> callback) {
+  impl_->on_clone_ended(std::move(callback));
+}
+Status Pool::rebuild_template(const std::function<void(const std::string&)>& progress) {
+  return impl_->rebuild_template(progress);
+}
+void Pool::drain(bool and_running) { impl_->drain(and_running); }
+
+}  // namespace granary::pool

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "vmpool/pool/clone.h"
+#include "vmpool/pool/pool.h"
+#include "vmpool/pool/template_builder.h"
+#include "vmpool/pool/template_store.h"
+
+namespace granary::pool {
+
+// kInvalidArgument, kMemoryOutOfRange, kVcpusOutOfRange, kCommandLineTooLong, kKernelMissing, kInitramfsMissing.
+Status check_settings(const PoolSettings& settings);
+
+// Delays after repeated failures: doubling from 50 ms up to 10 s; a success starts over.
+class Backoff {
+ public:
+  void failed(SteadyTime now);
+  void succeeded() { failures_ = 0; }
+  [[nodiscard]] SteadyTime not_before() const { return failures_ == 0 ? SteadyTime{} : not_before_; }
+
+ private:
+  int failures_ = 0;
+  SteadyTime not_before_{};
+};
+
+// The pool's inside. Threads and what they do:
+//   template   loads or builds the first template, then ends
+//   refill     (refill_concurrency of them) shell → restore → probe → park
+//   reclaim    destroys what was given up and tells about running clones that ended
+//   callers    acquire, release, status …
+//   spawner's  reader: on_exited(), brief
+// `mutex_` guards every member below it and is never held across a message, a callback or anything that waits. A clone
+// belongs to the thread that moved it into a state of transition (restoring, acquiring, reclaiming).
+class Pool::Impl {
+ public:
+  Impl(PoolSettings settings, PoolResources resources);
+  ~Impl();
+
+  void start();
+  Result<CloneInfo> acquire(const IdentityRequest& identity, SteadyTime deadline);
+  Result<bool> release(const std::string& clone_id);
+  [[nodiscard]] PoolStatus status() const;
+  [[nodiscard]] std::vector<CloneStatus> clones() const;
+  [[nodiscard]] Result<std::string> console(const std::string& clone_id) const;
+  void on_clone_ended(std::function<void(const std::string&, EndState, const std::string&)> callback);
+  Status rebuild_template(const std::function<void(const std::string&)>& progress);
+  void drain(bool and_running);
+
+ private:
+  enum class State { kRestoring, kProbing, kWarm, kAcquiring, kRunning, kReclaiming };
+  static const char* to_string(State state);
+
+  struct Entry {
+    std::shared_ptr<Clone> clone;
+    State state = State::kRestoring;
+    uint64_t generation = 0;
+    bool ended_by_itself = false;  // a running clone whose end is to be told
+    std::string end_note;
+    CloneInfo info;
+  };
+  struct CurrentTemplate {
+    std::shared_ptr<const Template> content;
+    uint64_t generation = 0;
+  };
+  enum class Work { kStop, kWait, kRefill, kShell };
+
+  // pool_template.cc
+  void template_loop();
+  Status prepare_template();
+  Status build_and_keep(const TemplateInputs& inputs, const std::function<void(const std::string&)>& progress);
+  void set_template(Template content, const std::string& how);
+  void set_template_state(const std::string& state);
+
+  // pool_refill.cc
+  void refill_loop();
+  [[nodiscard]] Work next_work() const;
+  void refill_one(std::unique_lock<std::mutex>& lock);
+  void shell_one(std::unique_lock<std::mutex>& lock);
+  std::shared_ptr<Clone> take_shell();
+  Status prepare(Clone& clone, bool is_shell, const Template& content);
+  void set_state(const std::string& id, State state);
+  void note_failure(const std::string& what);
+
+  // pool_acquire.cc
+  std::optional<std::string> take_warm();
+  Result<CloneInfo> hand_over(const std::string& id, const IdentityRequest& identity, SteadyTime begin, bool waited);
+  [[nodiscard]] Error empty_error() const;
+
+  // pool_reclaim.cc
+  void reclaim_loop();
+  void reclaim_entry(std::unique_lock<std::mutex>& lock, const std::string& id);
+  void destroy_entry(std::unique_lock<std::mutex>& lock, const std::string& id);
+  void destroy_doomed(std::unique_lock<std::mutex>& lock);
+  void give_up(const std::string& id);
+  void give_up_idle(bool and_running, std::optional<uint64_t> but_generation);
+  void on_exited(const control::VmRecord& record);
+  void tell_ended(const std::shared_ptr<Clone>& clone, const std::string& note);
+  void count_leaks(const std::vector<std::string>& leaks);
+
+  void emit(const char* kind, const std::string& clone_id, const std::string& text) const;
+  [[nodiscard]] uint32_t count(State state) const;
+  [[nodiscard]] CloneTools tools() { return {resources_.spawner, resources_.groups}; }
+
+  const PoolSettings settings_;
+  PoolResources resources_;
+  uint64_t exit_handler_ = 0;
+  std::atomic<bool> cancel_build_ = false;
+  std::mutex build_mutex_;  // one build at a time; taken before mutex_
+
+  mutable std::mutex mutex_;
+  std::condition_variable warm_cv_;     // acquirers: a warm clone, or the end
+  std::condition_variable work_cv_;     // refill and template threads: something to do, or the end
+  std::condition_variable reclaim_cv_;  // reclaim thread
+  std::condition_variable done_cv_;     // drain and release: something was reclaimed
+
+  bool draining_ = false;
+  bool stopping_ = false;
+  CurrentTemplate template_;
+  std::string template_state_ = "waiting";
+  std::map<std::string, Entry> entries_;
+  std::deque<std::string> warm_;
+  std::deque<std::shared_ptr<Clone>> shells_;
+  uint32_t making_shells_ = 0;
+  std::deque<std::string> to_reclaim_;
+  std::deque<std::shared_ptr<Clone>> doomed_;  // shells to destroy: they have no entry
+  bool destroying_doomed_ = false;
+  uint32_t waiters_ = 0;
+  Backoff backoff_;
+  std::string last_error_;
+  uint64_t hits_ = 0;
+  uint64_t waited_ = 0;
+  uint64_t failed_ = 0;
+  uint64_t reclaimed_ = 0;
+  uint64_t leaks_ = 0;
+  std::function<void(const std::string&, EndState, const std::string&)> ended_callback_;
+
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace granary::pool

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmpool/pool/pool_impl.h"
+
+namespace granary::pool {
+
+void Backoff::failed(SteadyTime now) {
+  constexpr std::chrono::milliseconds kFirst{50};
+  constexpr std::chrono::milliseconds kLongest{10'000};
+  constexpr int kMostDoublings = 8;
+  not_before_ = now + std::min(kFirst * (1 << std::min(failures_, kMostDoublings)), kLongest);
+  ++failures_;
+}
+
+void Pool::Impl::refill_loop() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    switch (next_work()) {
+      case Work::kStop:
+        return;
+      case Work::kRefill:
+        refill_one(lock);
+        break;
+      case Work::kShell:
+        shell_one(lock);
+        break;
+      case Work::kWait: {
+        const SteadyTime not_before = backoff_.not_before();
+        if (not_before > SteadyClock::now()) {
+          work_cv_.wait_until(lock, not_before);
+        } else {
+          work_cv_.wait(lock);
+        }
+      }
+    }
+  }
+}
+
+Pool::Impl::Work Pool::Impl::next_work() const {
+  if (stopping_) return Work::kStop;
+  if (draining_ || SteadyClock::now() < backoff_.not_before()) return Work::kWait;
+  const uint32_t coming = count(State::kRestoring) + count(State::kProbing) + static_cast<uint32_t>(warm_.size());
+  const bool wanted = coming < settings_.size + waiters_ && entries_.size() < settings_.max;
+  if (template_.content && wanted) return Work::kRefill;
+  const bool room_for_shell = entries_.size() + shells_.size() + making_shells_ < settings_.max;
+  if (shells_.size() + making_shells_ < settings_.refill_concurrency && room_for_shell) return Work::kShell;
+  return Work::kWait;
+}
+
+std::shared_ptr<Clone> Pool::Impl::take_shell() {
+  while (!shells_.empty()) {
+    std::shared_ptr<Clone> shell = std::move(shells_.front());
+    shells_.pop_front();
+    if (!shell->ended()) return shell;
+    doomed_.push_back(std::move(shell));
+    reclaim_cv_.notify_one();
+  }
+  return nullptr;
+}
+
+void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
+  std::shared_ptr<Clone> clone = take_shell();
+  const bool is_shell = clone != nullptr;
+  if (!is_shell) {
+    Result<std::shared_ptr<Clone>> made = Clone::create(tools(), "clone");
+    if (!made) return note_failure(made.error().message());
+    clone = std::move(*made);
+  }
+  const std::string id = clone->id();
+  const CurrentTemplate from = template_;
+  Entry& entry = entries_[id];
+  entry.clone = clone;
+  entry.generation = from.generation;
+  entry.info.id = id;
+  entry.info.pool = settings_.name;
+  entry.info.template_key = from.content->key;
+  lock.unlock();
+  const Status prepared = prepare(*clone, is_shell, *from.content);
+  lock.lock();
+  Entry& done = entries_.at(id);
+  done.info.vm = clone->vm();
+  done.info.vmm_pid = clone->pid();
+  done.info.socket_path = clone->socket_path();
+  const bool usable = prepared && !clone->ended();
+  if (usable && !draining_ && from.generation == template_.generation) {
+    done.state = State::kWarm;
+    warm_.push_back(id);
+    backoff_.succeeded();
+    warm_cv_.notify_one();
+  } else {
+    if (!usable && !draining_)
+      note_failure(prepared ? "the VMM ended while its clone was prepared" : prepared.error().message());
+    give_up(id);
+  }
+  lock.unlock();
+  if (usable) {
+    emit("clone-ready", id, is_shell ? "restored into a ready shell" : "restored");
+  } else {
+    emit("clone-failed", id, prepared ? "the VMM ended" : prepared.error().message());
+  }
+  lock.lock();
+}
+
+Status Pool::Impl::prepare(Clone& clone, bool is_shell, const Template& content) {
+  if (!is_shell) GRANARY_TRY(clone.make_shell(settings_.shape));
+  GRANARY_TRY(clone.restore(content));
+  set_state(clone.id(), State::kProbing);
+  GRANARY_TRY(clone.probe(settings_.probe_timeout));
+  return clone.park();
+}
+
+void Pool::Impl::shell_one(std::unique_lock<std::mutex>& lock) {
+  ++making_shells_;
+  lock.unlock();
+  Result<std::shared_ptr<Clone>> shell = Clone::create(tools(), "clone");
+  const Status made = shell ? (*shell)->make_shell(settings_.shape) : Status(shell.error());
+  lock.lock();
+  --making_shells_;
+  if (!made && !draining_) note_failure(made.error().message());
+  if (shell && made && !draining_) {
+    shells_.push_back(std::move(*shell));
+  } else if (shell) {
+    doomed_.push_back(std::move(*shell));
+    reclaim_cv_.notify_one();
+  }
+  done_cv_.notify_all();
+}
+
+void Pool::Impl::set_state(const std::string& id, State state) {
+  const std::lock_guard lock(mutex_);
+  entries_.at(id).state = state;
+}
+
+void Pool::Impl::note_failure(const std::string& what) {
+  last_error_ = what;
+  backoff_.failed(SteadyClock::now());
+}
+
+}  // namespace granary::pool

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmpool/pool/pool_impl.h"
+
+namespace granary::pool {
+
+void Pool::Impl::template_loop() {
+  Backoff backoff;
+  for (;;) {
+    const Status prepared = prepare_template();
+    std::unique_lock lock(mutex_);
+    if (prepared || draining_ || template_.content) return;
+    template_state_ = "failed: " + prepared.error().message();
+    last_error_ = prepared.error().message();
+    lock.unlock();
+    emit("template-failed", "", prepared.error().message());
+    lock.lock();
+    backoff.failed(SteadyClock::now());
+    // A rebuild that somebody asked for may bring one sooner.
+    work_cv_.wait_until(lock, backoff.not_before(), [this] { return draining_ || template_.content != nullptr; });
+    if (draining_ || template_.content) return;
+  }
+}
+
+// From the spawner (an earlier agent left it there), from disk, or built.
+Status Pool::Impl::prepare_template() {
+  const std::lock_guard build_lock(build_mutex_);
+  set_template_state("hashing kernel and initramfs");
+  const TemplateInputs inputs =
+      GRANARY_TRY(template_inputs(settings_, resources_.vmm_build_id, resources_.host_fingerprint));
+  const std::string key = inputs.key();
+  if (Result<Template> kept = resources_.spawner.get_template(key)) {
+    set_template(std::move(*kept), "kept by the spawner");
+    return ok();
+  }
+  set_template_state("loading");
+  Result<Template> loaded = resources_.templates.load(key);
+  if (loaded) {
+    // Only for the next agent's start; without it that one reads the disk.
+    (void)resources_.spawner.put_template(*loaded);
+    set_template(std::move(*loaded), "loaded and verified");
+    return ok();
+  }
+  emit("template-building", "",
+       loaded.error().is_errno(ENOENT) ? "no template for this kernel, shape, build and host"
+                                       : "the stored template is unusable: " + loaded.error().message());
+  return build_and_keep(inputs, [](const std::string&) {});
+}
+
+Status Pool::Impl::build_and_keep(const TemplateInputs& inputs,
+                                  const std::function<void(const std::string&)>& progress) {
+  const BuildProgress on_step = [&](int percent, const std::string& text) {
+    const std::string line = std::to_string(percent) + "% " + text;
+    set_template_state("building: " + line);
+    emit("template-building", "", line);
+    progress(line);
+  };
+  std::vector<std::string> leaks;
+  Result<BuiltTemplate> built = build_template(tools(), settings_, inputs, on_step, cancel_build_, leaks);
+  {
+    const std::lock_guard lock(mutex_);
+    count_leaks(leaks);
+  }
+  if (!built) return built.error();
+  on_step(95, "writing the template to disk");
+  std::string how = "built";
+  // A full disk costs a rebuild at the next start, not this pool.
+  if (const Status saved = resources_.templates.save(built->info, built->content); !saved) {
+    how += ", not stored: " + saved.error().message();
+    const std::lock_guard lock(mutex_);
+    last_error_ = "template not stored: " + saved.error().message();
+  }
+  (void)resources_.spawner.put_template(built->content);
+  set_template(std::move(built->content), how);
+  progress("100% ready");
+  return ok();
+}
+
+void Pool::Impl::set_template(Template content, const std::string& how) {
+  const std::string key = content.key;
+  {
+    const std::lock_guard lock(mutex_);
+    template_.content = std::make_shared<const Template>(std::move(content));
+    ++template_.generation;
+    template_state_ = "ready";
+    give_up_idle(/*and_running=*/false, template_.generation);
+  }
+  work_cv_.notify_all();
+  emit("template-ready", "", key.substr(0, 12) + ": " + how);
+}
+
+void Pool::Impl::set_template_state(const std::string& state) {
+  const std::lock_guard lock(mutex_);
+  template_state_ = state;
+}
+
+Status Pool::Impl::rebuild_template(const std::function<void(const std::string&)>& progress) {
+  const std::lock_guard build_lock(build_mutex_);
+  if (cancel_build_) return Error(Errc::kShuttingDown, "rebuild the template of pool " + settings_.name);
+  const TemplateInputs inputs =
+      GRANARY_TRY(template_inputs(settings_, resources_.vmm_build_id, resources_.host_fingerprint));
+  const Status built = build_and_keep(inputs, progress);
+  if (built) return built;
+  {
+    // The old template, if there is one, goes on serving.
+    const std::lock_guard lock(mutex_);
+    template_state_ = template_.content ? "ready" : "failed: " + built.error().message();
+    last_error_ = built.error().message();
+  }
+  emit("template-failed", "", built.error().message());
+  return built;
+}
+
+}  // namespace granary::pool

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmpool/pool/spawner_client.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include "vmpool/pool/unix_socket.h"
+
+namespace granary::pool {
+namespace {
+
+using control::Type;
+
+// Of requests nobody waits for.
+constexpr uint32_t kNobodyWaits = UINT32_MAX;
+
+}  // namespace
+
+Result<std::unique_ptr<SpawnerClient>> SpawnerClient::connect(const std::string& control_socket,
+                                                              std::string run_directory,
+                                                              std::chrono::milliseconds timeout) {
+  Fd socket = GRANARY_TRY(connect_unix(control_socket, SOCK_SEQPACKET, SteadyClock::now() + timeout));
+  EventFd stop = GRANARY_TRY(EventFd::create());
+  std::unique_ptr<SpawnerClient> client(
+      new SpawnerClient(std::move(socket), std::move(stop), std::move(run_directory), timeout));
+  GRANARY_TRY(client->say_hello());
+  return client;
+}
+
+SpawnerClient::SpawnerClient(Fd socket, EventFd stop, std::string run_directory, std::chrono::milliseconds timeout)
+    : socket_(std::move(socket)), stop_(std::move(stop)), run_directory_(std::move(run_directory)), timeout_(timeout) {
+  reader_ = std::thread([this] { read_all(); });
+}
+
+SpawnerClient::~SpawnerClient() {
+  stop_.signal();
+  reader_.join();
+}
+
+Status SpawnerClient::say_hello() {
+  const control::Message answer = GRANARY_TRY(ask(Type::kHello, control::Hello{.peer_version = control::kVersion}));
+  hello_ = GRANARY_TRY(answer.as_answer<control::HelloReply>(Type::kHello));
+  return ok();
+}
+
+Result<SpawnedVm> SpawnerClient::spawn(int cgroup) {
+  const std::span<const int> fds(&cgroup, cgroup >= 0 ? 1 : 0);
+  return take_vm(GRANARY_TRY(ask(Type::kSpawn, control::Spawn{}, fds)), Type::kSpawn);
+}
+
+Result<SpawnedVm> SpawnerClient::adopt(VmId vm) {
+  return take_vm(GRANARY_TRY(ask(Type::kAdopt, control::VmRef{vm.value})), Type::kAdopt);
+}
+
+Result<SpawnedVm> SpawnerClient::take_vm(control::Message answer, Type type) {
+  const auto body = GRANARY_TRY(answer.as_answer<control::Spawned>(type, 3));
+  const std::string name = control::text_of(body.socket_name);
+  if (name.empty() || name.find('/') != std::string::npos) {
+    return Error(Errc::kProtocolMalformed, "the spawner named a per-clone socket \"" + name + "\"");
+  }
+  return SpawnedVm{VmId{body.vm_id},
+                   body.pid,
+                   run_directory_ + "/" + name,
+                   std::move(answer.fds[0]),
+                   std::move(answer.fds[1]),
+                   std::move(answer.fds[2])};
+}
+
+Status SpawnerClient::kill(VmId vm) {
+  const control::Message answer = GRANARY_TRY(ask(Type::kKill, control::VmRef{vm.value}));
+  GRANARY_TRY(answer.as_answer<control::Empty>(Type::kDone));
+  return ok();
+}
+
+Result<std::vector<control::VmRecord>> SpawnerClient::list() {
+  const control::Message answer = GRANARY_TRY(ask(Type::kListVms, control::Empty{}));
+  const auto body = GRANARY_TRY(answer.as_answer<control::VmList>(Type::kListVms));
+  if (body.count > body.vms.size()) {
+    return Error(Errc::kProtocolMalformed, "the spawner listed " + std::to_string(body.count) + " VMs in one message");
+  }
+  return std::vector<control::VmRecord>(body.vms.begin(), body.vms.begin() + body.count);
+}
+
+Status SpawnerClient::forget(VmId vm) {
+  const control::Message answer = GRANARY_TRY(ask(Type::kForget, control::VmRef{vm.value}));
+  GRANARY_TRY(answer.as_answer<control::Empty>(Type::kDone));
+  return ok();
+}
+
+Status SpawnerClient::put_template(const Template& content) {
+  control::TemplateRef ref{};
+  control::set_text(ref.key, content.key);
+  const int fds[] = {content.state.get(), content.memory.get()};
+  const control::Message answer = GRANARY_TRY(ask(Type::kPutTemplate, ref, fds));
+  GRANARY_TRY(answer.as_answer<control::Empty>(Type::kDone));
+  return ok();
+}
+
+Result<Template> SpawnerClient::get_template(const std::string& key) {
+  control::TemplateRef ref{};
+  control::set_text(ref.key, key);
+  control::Message answer = GRANARY_TRY(ask(Type::kGetTemplate, ref));
+  GRANARY_TRY(answer.as_answer<control::Empty>(Type::kDone, 2));
+  return Template{key, std::move(answer.fds[0]), std::move(answer.fds[1])};
+}
+
+Status SpawnerClient::drop_template(const std::string& key) {
+  control::TemplateRef ref{};
+  control::set_text(ref.key, key);
+  const control::Message answer = GRANARY_TRY(ask(Type::kDropTemplate, ref));
+  GRANARY_TRY(answer.as_answer<control::Empty>(Type::kDone));
+  return ok();
+}
+
+uint64_t SpawnerClient::add_exit_handler(ExitHandler handler) {
+  const std::lock_guard lock(handlers_mutex_);
+  handlers_.emplace(next_handler_, std::move(handler));
+  return next_handler_++;
+}
+
+void SpawnerClient::remove_exit_handler(uint64_t number) {
+  const std::lock_guard lock(handlers_mutex_);
+  handlers_.erase(number);
+}
+
+Result<control::Message> SpawnerClient::ask_bytes(Type type, std::span<const std::byte> body,
+                                                  std::span<const int> fds) {
+  const SteadyTime deadline = SteadyClock::now() + timeout_;
+  Pending mine;
+  std::unique_lock lock(mutex_);
+  if (!connected_) return Error(Errc::kPeerGone, "granary-spawn");
+  const uint32_t request = next_request_++;
+  if (next_request_ == kNobodyWaits) next_request_ = 1;
+  pending_.emplace(request, &mine);
+  lock.unlock();
+  Status sent = control::send_bytes(socket_.get(), type, request, body, fds);
+  while (!sent && sent.error().is_errno(EAGAIN)) {
+    const Result<bool> ready = wait_ready(socket_.get(), POLLOUT, deadline);
+    if (!ready || !*ready) break;
+    sent = control::send_bytes(socket_.get(), type, request, body, fds);
+  }
+  lock.lock();
+  if (sent) answered_.wait_until(lock, deadline, [&] { return mine.answered; });
+  pending_.erase(request);
+  if (mine.answered) return std::move(*mine.answer);
+  if (!sent) return std::move(sent).error();
+  if (type == Type::kSpawn) late_spawns_.insert(request);
+  return Error(Errc::kDeadlineExceeded, "granary-spawn did not answer request type " +
+                                            std::to_string(static_cast<int>(type)) + " within " +
+                                            std::to_string(timeout_.count()) + " ms");
+}
+
+void SpawnerClient::read_all() {
+  for (;;) {
+    pollfd wait[2] = {{.fd = socket_.get(), .events = POLLIN, .revents = 0},
+                      {.fd = stop_.get(), .events = POLLIN, .revents = 0}};
+    if (::poll(wait, 2, -1) < 0) continue;
+    if (wait[1].revents != 0) return;
+    Result<control::Message> message = control::receive(socket_.get(), 0);
+    if (message) {
+      dispatch(std::move(*message));
+    } else if (!message.error().is(Errc::kDeadlineExceeded)) {
+      // Garbage ends the connection as well: a spawner that sends it cannot be relied on.
+      fail_all(message.error());
+      return;
+    }
+  }
+}
+
+void SpawnerClient::dispatch(control::Message message) {
+  if (message.type == Type::kExited) return dispatch_exit(message);
+  const std::lock_guard lock(mutex_);
+  if (message.type == Type::kError && message.request == 0) {
+    // The spawner could not read one of our headers, so it cannot say whose answer this is.
+    for (const auto& [request, pending] : pending_) {
+      const Result<control::Empty> why = message.as_answer<control::Empty>(Type::kDone);
+      pending->answer.emplace(why.error());
+      pending->answered = true;
+    }
+  } else if (const auto found = pending_.find(message.request); found != pending_.end()) {
+    found->second->answer.emplace(std::move(message));
+    found->second->answered = true;
+    pending_.erase(found);
+  } else if (late_spawns_.erase(message.request) > 0) {
+    end_late_spawn(message);
+  }
+  answered_.notify_all();
+}
+
+void SpawnerClient::end_late_spawn(const control::Message& message) {
+  const Result<control::Spawned> body = message.as_answer<control::Spawned>(Type::kSpawn, 3);
+  if (body) (void)control::send(socket_.get(), Type::kKill, kNobodyWaits, control::VmRef{body->vm_id});
+}
+
+void SpawnerClient::dispatch_exit(const control::Message& message) {
+  const Result<control::VmRecord> record = message.as<control::VmRecord>();
+  if (!record) return;
+  const std::lock_guard lock(handlers_mutex_);
+  for (const auto& [number, handler] : handlers_) handler(*record);
+}
+
+void SpawnerClient::fail_all(const Error& error) {
+  const std::lock_guard lock(mutex_);
+  connected_ = false;
+  for (const auto& [request, pending] : pending_) {
+    pending->answer.emplace(Error(error.code(), "granary-spawn: " + error.context()));
+    pending->answered = true;
+  }
+  pending_.clear();
+  answered_.notify_all();
+}
+
+}  // namespace granary::pool

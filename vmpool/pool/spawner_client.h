@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "vmpool/base/control_protocol.h"
+#include "vmpool/base/event_loop.h"
+#include "vmpool/pool/template_store.h"
+
+namespace granary::pool {
+
+// A VMM that the spawner started, with what its owner needs.
+struct SpawnedVm {
+  VmId vm;
+  int32_t pid = 0;
+  std::string socket_path;  // the per-clone unix socket
+  Fd control;
+  Fd status;
+  Fd pidfd;  // readable once the process has ended
+};
+
+// The agent's connection to granary-spawn. Methods may be called from any thread, several at once; a reader thread
+// takes the answers apart. Every request has a time limit: kDeadlineExceeded, and what a late answer brings is given
+// back (a VM that was spawned too late is killed). kPeerGone for all requests once the spawner has gone; connect anew
+// then. Answers are checked as hostile.
+class SpawnerClient {
+ public:
+  using ExitHandler = std::function<void(const control::VmRecord&)>;
+
+  // `run_directory`: where the spawner makes the per-clone sockets (its --run-dir). kProtocolVersion.
+  static Result<std::unique_ptr<SpawnerClient>> connect(const std::string& control_socket, std::string run_directory,
+                                                        std::chrono::milliseconds timeout = std::chrono::seconds(30));
+  ~SpawnerClient();
+  SpawnerClient(const SpawnerClient&) = delete;
+  SpawnerClient& operator=(const SpawnerClient&) = delete;
+
+  // `cgroup`: directory of a cgroup v2 group for the VMM to be born in, or -1.
+  Result<SpawnedVm> spawn(int cgroup = -1);
+  // Returns once the process is reaped and its socket's path is gone; also for a VM that ended before. kCloneUnknown.
+  Status kill(VmId vm);
+  Result<std::vector<control::VmRecord>> list();
+  // For an agent that was restarted. kCloneGone, kCloneUnknown.
+  Result<SpawnedVm> adopt(VmId vm);
+  Status forget(VmId vm);
+
+  // Templates kept over an agent restart; ENOENT when there is none.
+  Status put_template(const Template& content);
+  Result<Template> get_template(const std::string& key);
+  Status drop_template(const std::string& key);
+
+  // Called on the reader thread for every VMM that was reaped: it must be brief and call nothing of this class. Once
+  // remove_exit_handler() has returned the handler does not run and never will.
+  uint64_t add_exit_handler(ExitHandler handler);
+  void remove_exit_handler(uint64_t number);
+
+  [[nodiscard]] bool connected() const { return connected_; }
+  [[nodiscard]] const control::HelloReply& hello() const { return hello_; }
+
+ private:
+  struct Pending {
+    bool answered = false;
+    std::optional<Result<control::Message>> answer;
+  };
+
+  SpawnerClient(Fd socket, EventFd stop, std::string run_directory, std::chrono::milliseconds timeout);
+  Status say_hello();
+  template <class Body>
+  Result<control::Message> ask(control::Type type, const Body& body, std::span<const int> fds = {}) {
+    return ask_bytes(type, std::as_bytes(std::span(&body, 1)), fds);
+  }
+  Result<control::Message> ask_bytes(control::Type type, std::span<const std::byte> body, std::span<const int> fds);
+  Result<SpawnedVm> take_vm(control::Message answer, control::Type type);
+  void read_all();
+  void dispatch(control::Message message);
+  void dispatch_exit(const control::Message& message);
+  void end_late_spawn(const control::Message& message);
+  void fail_all(const Error& error);
+
+  Fd socket_;
+  EventFd stop_;
+  std::string run_directory_;
+  std::chrono::milliseconds timeout_;
+  control::HelloReply hello_{};
+  std::atomic<bool> connected_ = true;
+
+  std::mutex mutex_;
+  std::condition_variable answered_;
+  uint32_t next_request_ = 1;
+  std::map<uint32_t, Pending*> pending_;
+  std::set<uint32_t> late_spawns_;
+
+  std::mutex handlers_mutex_;
+  uint64_t next_handler_ = 1;
+  std::map<uint64_t, ExitHandler> handlers_;
+
+  std::thread reader_;  // last: it uses all of the above
+};
+
+}  // namespace granary::pool

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <getopt.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+
+#include "vmpool/base/log.h"
+#include "vmpool/spawn/spawner.h"
+
+namespace granary::spawn {
+namespace {
+
+constexpr char kUsage[] =
+    "usage: granary-spawn --control-socket PATH --run-dir DIR --vmm PATH [--kvm PATH]\n"
+    "Parent and reaper of Granary's VMMs. Not for people: granaryd starts and drives it.\n"
+    "  --control-socket PATH  where clients connect (SOCK_SEQPACKET, mode 0600)\n"
+    "  --run-dir DIR          holds the per-clone sockets; one spawner per directory\n"
+    "  --vmm PATH             the granary-vmm program; /proc/self/fd/N for an inherited descriptor\n"
+    "  --kvm PATH             default /dev/kvm\n"
+    "SIGTERM or SIGINT: kill every VMM, remove the sockets, exit 0.\n";
+
+bool parse(int argc, char** argv, SpawnerOptions& options) {
+  const option known[] = {{"control-socket", required_argument, nullptr, 'c'},
+                          {"run-dir", required_argument, nullptr, 'r'},
+                          {"vmm", required_argument, nullptr, 'v'},
+                          {"kvm", required_argument, nullptr, 'k'},
+                          {nullptr, 0, nullptr, 0}};
+  options.vmm.clear();
+  for (;;) {
+    switch (::getopt_long(argc, argv, "", known, nullptr)) {
+      case 'c':
+        options.control_socket = optarg;
+        break;
+      case 'r':
+        options.run_directory = optarg;
+        break;
+      case 'v':
+        options.vmm = optarg;
+        break;
+      case 'k':
+        options.kvm = optarg;
+        break;
+      case -1:
+        return optind == argc && !options.control_socket.empty() && !options.run_directory.empty() &&
+               !options.vmm.empty();
+      default:
+        return false;
+    }
+  }
+}
+
+// SIGTERM and SIGINT as a descriptor.
+Result<Fd> end_signals() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  ::sigaddset(&set, SIGTERM);
+  ::sigaddset(&set, SIGINT);
+  if (::sigprocmask(SIG_BLOCK, &set, nullptr) != 0) return Error::last_os_error("block signals");
+  Fd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd.valid()) return Error::last_os_error("signalfd");
+  return fd;
+}
+
+// Three descriptors per VMM: the default soft limit of 1024 would be reached at 300 of them.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+Status serve(const SpawnerOptions& options) {
+  const std::unique_ptr<EventLoop> loop = GRANARY_TRY(EventLoop::create());
+  const Fd signals = GRANARY_TRY(end_signals());
+  const std::unique_ptr<Spawner> spawner = GRANARY_TRY(Spawner::create(*loop, options));
+  GRANARY_TRY(loop->add(signals.get(), EPOLLIN, [&](uint32_t) {
+    signalfd_siginfo info;
+    if (::read(signals.get(), &info, sizeof(info)) == sizeof(info)) spawner->finish();
+  }));
+  log_line(LogLevel::kInfo, "ready control_socket=%s", options.control_socket.c_str());
+  return loop->run();
+}
+
+}  // namespace
+}  // namespace granary::spawn
+
+int main(int argc, char** argv) {
+  granary::set_log_prefix("granary-spawn");
+  granary::spawn::SpawnerOptions options;
+  if (!granary::spawn::parse(argc, argv, options)) {
+    std::fputs(granary::spawn::kUsage, stderr);
+    return 2;
+  }
+  ::umask(077);
+  granary::spawn::raise_descriptor_limit();
+  if (const granary::Status done = granary::spawn::serve(options); !done) {
+    granary::log_line(granary::LogLevel::kError, "%s", done.error().message().c_str());
+    return 1;
+  }
+  return 0;
+}

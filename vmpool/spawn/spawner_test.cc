@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmpool/spawn/spawner.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+namespace granary::spawn {
+namespace {
+
+namespace fs = std::filesystem;
+using control::Type;
+
+constexpr int kPatienceMs = 60'000;
+
+// A granary-spawn process in a folder of its own, driven message by message.
+class SpawnerTest : public testing::Test {
+ protected:
+  SpawnerTest() {
+    std::string name = (fs::temp_directory_path() / "granary-spawn-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) std::abort();
+    folder = name;
+    fs::create_directory(folder / "run");
+  }
+  ~SpawnerTest() override {
+    if (spawner > 0) {
+      EXPECT_EQ(stop(SIGTERM), 0);
+    }
+    fs::remove_all(folder);
+  }
+
+  void start(const std::string& vmm = GRANARY_REPORT_VMM) {
+    const std::string program = GRANARY_SPAWN;
+    std::vector<std::string> words = {
+        program, "--control-socket", (folder / "s").string(), "--run-dir", (folder / "run").string(), "--vmm", vmm,
+        "--kvm", "/dev/null"};
+    std::vector<char*> arguments;
+    for (std::string& word : words) arguments.push_back(word.data());
+    arguments.push_back(nullptr);
+    ASSERT_EQ(::posix_spawn(&spawner, program.c_str(), nullptr, nullptr, arguments.data(), environ), 0);
+    client = connect();
+    ASSERT_TRUE(client.valid());
+  }
+  // The wait status; -1 stands for "was ended by a signal".
+  int stop(int signal) {
+    ::kill(spawner, signal);
+    return await_end();
+  }
+  int await_end() {
+    int status = 0;
+    ::waitpid(spawner, &status, 0);
+    spawner = -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+  // Until it listens; an invalid descriptor if it has ended instead.
+  Fd connect() const {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::strcpy(address.sun_path, (folder / "s").c_str());
+    for (;;) {
+      Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+      if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) return socket;
+      siginfo_t ended{};
+      if (::waitid(P_PID, static_cast<id_t>(spawner), &ended, WEXITED | WNOHANG | WNOWAIT) != 0 || ended.si_pid != 0)
+        return {};
+      ::sched_yield();
+    }
+  }
+  Result<control::Message> receive(const Fd& from) { return control::receive(from.get(), kPatienceMs); }
+  template <class Body>
+  Result<control::Message> ask(Type type, const Body& body, std::span<const int> fds = {}) {
+    EXPECT_TRUE(control::send(client.get(), type, ++request, body, fds));
+    for (;;) {
+      Result<control::Message> message = receive(client);
+      if (!message || message->type != Type::kExited) {
+        EXPECT_EQ(message ? message->request : 0, request);
+        return message;
+      }
+      exits.push_back(*message->as<control::VmRecord>());
+    }
+  }
+  struct Vm {
+    uint64_t id = 0;
+    std::string socket_name;
+    Fd control, status, pidfd;
+    std::string report;
+  };
+  Vm spawn() {
+    Result<control::Message> answer = ask(Type::kSpawn, control::Spawn{});
+    EXPECT_TRUE(answer);
+    const Result<control::Spawned> body = answer->as_answer<control::Spawned>(Type::kSpawn, 3);
+    EXPECT_TRUE(body) << body.error().message();
+    if (!body) return {};
+    Vm vm{body->vm_id,
+          control::text_of(body->socket_name),
+          std::move(answer->fds[0]),
+          std::move(answer->fds[1]),
+          std::move(answer->fds[2]),
+          ""};
+    const Result<RawMessage> report = receive_message(vm.control.get(), kPatienceMs);
+    EXPECT_TRUE(report);
+    if (report) vm.report.assign(reinterpret_cast<const char*>(report->bytes.data()), report->bytes.size());
+    return vm;
+  }
+  Error error_of(const Result<control::Message>& answer) {
+    const Result<control::Empty> done = answer->as_answer<control::Empty>(Type::kDone);
+    return done ? Error(Errc::kInvalidArgument, "no error") : done.error();
+  }
+  [[nodiscard]] size_t descriptors_of_spawner() const {
+    return static_cast<size_t>(std::distance(fs::directory_iterator("/proc/" + std::to_string(spawner) + "/fd"), {}));
+  }
+
+  fs::path folder;
+  pid_t spawner = -1;
+  Fd client;
+  uint32_t request = 0;
+  std::vector<control::VmRecord> exits;
+};
+
+TEST_F(SpawnerTest, ChildIsBornWithNothingElse) {
+  start();
+  const Vm vm = spawn();
+  EXPECT_EQ(vm.report,
+            "fds=0,1,2,3,4,5,6, session=own core=0 blocked=no argc=1 name=granary-vmm vm=1 environment=empty "
+            "kvm=device");
+  struct stat socket {};
+  ASSERT_EQ(::stat((folder / "run" / vm.socket_name).c_str(), &socket), 0);
+  EXPECT_EQ(socket.st_mode & 0777, 0600U);
+  ASSERT_EQ(::stat((folder / "s").c_str(), &socket), 0);
+  EXPECT_EQ(socket.st_mode & 0777, 0600U);
+}
+
+TEST_F(SpawnerTest, EndIsRecordedAndToldToEveryClient) {
+  start();
+  const Fd other = connect();
+  const Vm vm = spawn();
+  ASSERT_TRUE(send_message(vm.control.get(), std::as_bytes(std::span("exit 5", 6))));
+  for (const Fd* each : std::initializer_list<const Fd*>{&client, &other}) {
+    const Result<control::Message> event = receive(*each);
+    ASSERT_TRUE(event);
+    const Result<control::VmRecord> record = event->as<control::VmRecord>();
+    ASSERT_TRUE(record);
+    EXPECT_EQ(record->vm_id, vm.id);
+    EXPECT_EQ(WEXITSTATUS(record->wait_status), 5);
+    EXPECT_EQ(record->end_state, static_cast<uint32_t>(EndState::kShutdown));
+  }
+  EXPECT_TRUE(fs::is_empty(folder / "run"));
+  EXPECT_TRUE(error_of(ask(Type::kAdopt, control::VmRef{vm.id})).is(Errc::kCloneGone));
+  EXPECT_EQ(ask(Type::kForget, control::VmRef{vm.id})->type, Type::kDone);
+  EXPECT_EQ(ask(Type::kForget, control::VmRef{vm.id})->type, Type::kDone);
+}
+
+TEST_F(SpawnerTest, KillAnswersAfterTheEnd) {
+  start();
+  const Vm vm = spawn();
+  EXPECT_TRUE(error_of(ask(Type::kForget, control::VmRef{vm.id})).is(Errc::kInvalidArgument)) << "it is alive";
+  EXPECT_EQ(ask(Type::kKill, control::VmRef{vm.id})->type, Type::kDone);
+  pollfd ended{.fd = vm.pidfd.get(), .events = POLLIN, .revents = 0};
+  EXPECT_EQ(::poll(&ended, 1, 0), 1);
+  EXPECT_TRUE(fs::is_empty(folder / "run"));
+  ASSERT_EQ(exits.size(), 1U);
+  EXPECT_EQ(exits[0].wait_status, SIGKILL);
+  EXPECT_EQ(exits[0].end_state, static_cast<uint32_t>(EndState::kLost));
+  EXPECT_EQ(ask(Type::kKill, control::VmRef{vm.id})->type, Type::kDone);
+  EXPECT_TRUE(error_of(ask(Type::kKill, control::VmRef{0})).is(Errc::kCloneUnknown));
+  EXPECT_TRUE(error_of(ask(Type::kKill, control::VmRef{77})).is(Errc::kCloneUnknown));
+}
+
+TEST_F(SpawnerTest, KillerThatLeavesHarmsNobody) {
+  start();
+  const Vm vm = spawn();
+  {
+    const Fd other = connect();
+    ASSERT_TRUE(control::send(other.get(), Type::kKill, 1, control::VmRef{vm.id}));
+  }
+  const Result<control::Message> event = receive(client);
+  ASSERT_TRUE(event);
+  EXPECT_EQ(event->type, Type::kExited);
+}
+
+TEST_F(SpawnerTest, AdoptAfterTheFirstClientHasGone) {
+  start();
+  const uint64_t id = spawn().id;
+  client = connect();
+  ASSERT_TRUE(client.valid());
+  const Result<control::Message> adopted = ask(Type::kAdopt, control::VmRef{id});
+  ASSERT_TRUE(adopted);
+  ASSERT_TRUE(adopted->as_answer<control::Spawned>(Type::kAdopt, 3));
+  ASSERT_TRUE(send_message(adopted->fds[0].get(), std::as_bytes(std::span("exit 0", 6)))) << "its control socket works";
+  EXPECT_EQ(receive(client)->type, Type::kExited);
+}
+
+TEST_F(SpawnerTest, ExecFailureIsExactAndLeavesNothing) {
+  std::ofstream(folder / "vmm") << "not a program";
+  fs::permissions(folder / "vmm", fs::perms::owner_all);
+  start((folder / "vmm").string());
+  ASSERT_TRUE(ask(Type::kListVms, control::Empty{})) << "from here on the client is accepted";
+  const size_t before = descriptors_of_spawner();
+  const Error error = error_of(ask(Type::kSpawn, control::Spawn{}));
+  EXPECT_TRUE(error.is_errno(ENOEXEC)) << error.message();
+  EXPECT_NE(error.message().find("execute the VMM"), std::string::npos) << error.message();
+  EXPECT_TRUE(fs::is_empty(folder / "run"));
+  EXPECT_EQ(descriptors_of_spawner(), before);
+  EXPECT_EQ(ask(Type::kListVms, control::Empty{})->as_answer<control::VmList>(Type::kListVms)->count, 0U);
+}
+
+TEST_F(SpawnerTest, CgroupMustBeOne) {
+  start();
+  const Fd folder_fd = *open_file(folder.string(), O_RDONLY | O_DIRECTORY);
+  const int fds[] = {folder_fd.get()};
+  const Error error = error_of(ask(Type::kSpawn, control::Spawn{}, fds));
+  EXPECT_TRUE(error.is_errno(EBADF) || error.is_errno(EINVAL)) << error.message();
+  EXPECT_TRUE(fs::is_empty(folder / "run"));
+}
+
+TEST_F(SpawnerTest, GarbageIsAnsweredAndHarmsNothing) {
+  start();
+  const Vm vm = spawn();
+  const auto send_raw = [&](const std::string& bytes) {
+    ASSERT_TRUE(send_message(client.get(), std::as_bytes(std::span(bytes))));
+    const Result<control::Message> answer = receive(client);
+    ASSERT_TRUE(answer);
+    EXPECT_EQ(answer->type, Type::kError);
+  };
+  send_raw("x");
+  send_raw(std::string(60'000, '\xff'));
+  std::string header(sizeof(control::Header), '\0');
+  control::Header h{control::kMagic, control::kVersion, 20, 9, 77};
+  std::memcpy(header.data(), &h, sizeof(h));
+  send_raw(header);  // its length lies
+  h = {control::kMagic, control::kVersion + 1, 16, 9, 0};
+  std::memcpy(header.data(), &h, sizeof(h));
+  send_raw(header);  // another version
+  for (const int type : {0, 1, 2, 32, 64, 73, 96, 65535}) {
+    EXPECT_EQ(ask(static_cast<Type>(type), control::Empty{})->type, Type::kError) << type;
+  }
+  EXPECT_EQ(ask(Type::kHello, control::VmRef{})->type, Type::kError) << "wrong size";
+  EXPECT_EQ(ask(Type::kHello, control::Hello{.peer_version = 9})->type, Type::kError);
+  EXPECT_EQ(ask(Type::kSpawn, control::Spawn{.flags = 1, .reserved = 0})->type, Type::kError);
+  const size_t before = descriptors_of_spawner();
+  const int nine[] = {1, 1, 1, 1, 1, 1, 1, 1};
+  EXPECT_EQ(ask(Type::kKill, control::VmRef{vm.id}, nine)->type, Type::kError) << "descriptors that nobody asked for";
+  EXPECT_EQ(descriptors_of_spawner(), before);
+  EXPECT_EQ(ask(Type::kKill, control::VmRef{vm.id})->type, Type::kDone) << "and it still works";
+}
+
+TEST_F(SpawnerTest, OutOfDescriptorsFailsTheRequestOnly) {
+  start();
+  const Vm first = spawn();
+  const size_t before = descriptors_of_spawner();
+  rlimit loose{};
+  ASSERT_EQ(::prlimit(spawner, RLIMIT_NOFILE, nullptr, &loose), 0);
+  const rlimit soft{.rlim_cur = before + 2, .rlim_max = loose.rlim_max};
+  ASSERT_EQ(::prlimit(spawner, RLIMIT_NOFILE, &soft, nullptr), 0);
+  const Error error = error_of(ask(Type::kSpawn, control::Spawn{}));
+  EXPECT_TRUE(error.is_errno(EMFILE)) << error.message();
+  EXPECT_EQ(descriptors_of_spawner(), before);
+  // More clients than there is room for are turned away, not left hanging.
+  std::vector<Fd> clients;
+  for (int i = 0; i < 6; ++i) clients.push_back(connect());
+  pollfd closed{.fd = clients.back().get(), .events = POLLIN, .revents = 0};
+  ASSERT_EQ(::poll(&closed, 1, kPatienceMs), 1);
+  EXPECT_NE(closed.revents & POLLHUP, 0);
+  clients.clear();
+  ASSERT_EQ(::prlimit(spawner, RLIMIT_NOFILE, &loose, nullptr), 0);
+  EXPECT_NE(spawn().id, 0U);
+  EXPECT_EQ(ask(Type::kKill, control::VmRef{first.id})->type, Type::kDone);
+}
+
+TEST_F(SpawnerTest, ClientThatNeverReadsIsCutOff) {
+  start();
+  const Fd deaf = connect();
+  for (size_t i = 0; i < 2 * Peer::kQueueLimit; ++i) {
+    if (!control::send(deaf.get(), Type::kHello, 1, control::Hello{.peer_version = control::kVersion})) break;
+  }
+  // It is gone when the kernel refuses the next message; others go on.
+  Status sent = ok();
+  while (sent) sent = control::send(deaf.get(), Type::kHello, 1, control::Hello{.peer_version = control::kVersion});
+  EXPECT_TRUE(sent.error().is(Errc::kPeerGone)) << sent.error().message();
+  EXPECT_NE(spawn().id, 0U);
+}
+
+TEST_F(SpawnerTest, TemplatesAreKeptOnlySealed) {
+  start();
+  control::TemplateRef ref{};
+  control::set_text(ref.key, std::string(64, 'a'));
+  const Fd open = *create_memfd("open", 10);
+  const Fd sealed = *create_memfd("sealed", 10);
+  ASSERT_TRUE(seal_memfd(sealed.get()));
+  const int mixed[] = {sealed.get(), open.get()};
+  EXPECT_TRUE(error_of(ask(Type::kPutTemplate, ref, mixed)).is(Errc::kInvalidArgument));
+  const int good[] = {sealed.get(), sealed.get()};
+  EXPECT_EQ(ask(Type::kPutTemplate, ref, good)->type, Type::kDone);
+  EXPECT_TRUE(ask(Type::kGetTemplate, ref)->as_answer<control::Empty>(Type::kDone, 2));
+  EXPECT_EQ(ask(Type::kDropTemplate, ref)->type, Type::kDone);
+  EXPECT_TRUE(error_of(ask(Type::kGetTemplate, ref)).is_errno(ENOENT));
+  control::TemplateRef bad{};
+  control::set_text(bad.key, "../../etc");
+  EXPECT_TRUE(error_of(ask(Type::kPutTemplate, bad, good)).is(Errc::kInvalidArgument));
+  for (size_t i = 0; i <= TemplateShelf::kLimit; ++i) {
+    char key[65];
+    std::snprintf(key, sizeof(key), "%064zx", i);
+    control::set_text(ref.key, key);
+    const Result<control::Message> answer = ask(Type::kPutTemplate, ref, good);
+    if (i < TemplateShelf::kLimit) {
+      EXPECT_EQ(answer->type, Type::kDone);
+    } else {
+      EXPECT_TRUE(error_of(answer).is_errno(ENOSPC));
+    }
+  }
+}
+
+TEST_F(SpawnerTest, TermEndsEveryVmAndRemovesTheSockets) {
+  start();
+  const Vm first = spawn();
+  const Vm second = spawn();
+  EXPECT_EQ(stop(SIGTERM), 0);
+  for (const Vm* vm : std::initializer_list<const Vm*>{&first, &second}) {
+    pollfd ended{.fd = vm->pidfd.get(), .events = POLLIN, .revents = 0};
+    EXPECT_EQ(::poll(&ended, 1, 0), 1);
+  }
+  EXPECT_TRUE(fs::is_empty(folder / "run"));
+  EXPECT_FALSE(fs::exists(folder / "s"));
+}
+
+TEST_F(SpawnerTest, StaleSocketsGoAtStart) {
+  {
+    const Result<RunDirectory> run = RunDirectory::open((folder / "run").string());
+    ASSERT_TRUE(run);
+    ASSERT_TRUE(run->listen(VmId{41}));  // closed at once: nobody listens
+    EXPECT_TRUE(RunDirectory::open((folder / "run").string()).error().is(Errc::kAlreadyRunning));
+  }
+  std::ofstream(folder / "run" / "notes.txt") << "not ours";
+  start();
+  const Vm vm = spawn();
+  EXPECT_EQ(vm.id, 42U) << "no number is used twice";
+  EXPECT_FALSE(fs::exists(folder / "run" / "41.sock"));
+  EXPECT_TRUE(fs::exists(folder / "run" / "notes.txt"));
+}
+
+TEST_F(SpawnerTest, MissingVmmIsNamedAtStart) {
+  const std::string program = GRANARY_SPAWN;
+  const auto run = [&](std::vector<std::string> words) {
+    words.insert(words.begin(), program);
+    std::vector<char*> arguments;
+    for (std::string& word : words) arguments.push_back(word.data());
+    arguments.push_back(nullptr);
+    EXPECT_EQ(::posix_spawn(&spawner, program.c_str(), nullptr, nullptr, arguments.data(), environ), 0);
+    return await_end();
+  };
+  const std::string socket = (folder / "s").string();
+  EXPECT_EQ(run({}), 2);
+  EXPECT_EQ(run({"--control-socket", socket, "--run-dir", (folder / "run").string(), "--vmm", "/nowhere"}), 1);
+  EXPECT_EQ(run({"--control-socket", socket, "--run-dir", "/nowhere", "--vmm", program, "--kvm", "/dev/null"}), 1);
+  EXPECT_FALSE(fs::exists(socket));
+}
+
+}  // namespace
+}  // namespace granary::spawn

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmpool/spawn/vm_table.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstddef>
+
+#include "vmpool/base/log.h"
+#include "vmpool/spawn/child_setup.h"
+
+namespace granary::spawn {
+namespace {
+
+Error unknown(VmId vm) { return {Errc::kCloneUnknown, "VM " + std::to_string(vm.value) + " at the spawner"}; }
+
+void signal_kill(const Fd& pidfd) {
+  // ESRCH: it ended by itself; its pidfd says so to the loop.
+  ::syscall(SYS_pidfd_send_signal, pidfd.get(), SIGKILL, nullptr, 0);
+}
+
+// A page whose size its writer can no longer change: a reader that mapped it would die of SIGBUS otherwise.
+Result<Fd> create_status_page() {
+  Fd fd = GRANARY_TRY(StatusFile::create());
+  if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    return Error::last_os_error("seal the size of a status page");
+  }
+  return fd;
+}
+
+// The VMM's own word on how it ended; without one it is lost, whatever the wait status says.
+EndState end_state_of(const Fd& status) {
+  uint32_t value = 0;
+  const Status read =
+      pread_all(status.get(), std::as_writable_bytes(std::span(&value, 1)), offsetof(StatusPage, end_state));
+  if (!read || value == 0 || value > static_cast<uint32_t>(EndState::kTerminated)) return EndState::kLost;
+  return static_cast<EndState>(value);
+}
+
+}  // namespace
+
+VmTable::VmTable(EventLoop& loop, VmmFiles files, const RunDirectory& run, VmId last_used, OnEnded on_ended)
+    : loop_(loop), files_(std::move(files)), run_(run), last_(last_used), on_ended_(std::move(on_ended)) {}
+
+VmTable::~VmTable() {
+  for (auto& [id, entry] : live_) loop_.remove(entry.watch);
+}
+
+Result<VmId> VmTable::spawn(int cgroup) {
+  const VmId id{last_.value + 1};
+  Result<Vm> vm = start(id, cgroup);
+  if (!vm) {
+    (void)run_.unlink(id);
+    return std::move(vm).error();
+  }
+  Result<EventLoop::Token> watch = loop_.add(vm->pidfd.get(), EPOLLIN, [this, id](uint32_t) { reap(id); });
+  last_ = id;
+  if (!watch) {
+    // It cannot be watched, so it is ended on the spot.
+    signal_kill(vm->pidfd);
+    ::waitpid(vm->pid, nullptr, 0);
+    (void)run_.unlink(id);
+    return std::move(watch).error();
+  }
+  live_.emplace(id, Entry{std::move(*vm), *watch});
+  return id;
+}
+
+Result<Vm> VmTable::start(VmId id, int cgroup) {
+  SocketPair control = GRANARY_TRY(create_message_socket_pair());
+  Fd status = GRANARY_TRY(create_status_page());
+  const Fd listener = GRANARY_TRY(run_.listen(id));
+  Child child = GRANARY_TRY(start_child({.vm = id,
+                                         .executable = files_.executable.get(),
+                                         .null = files_.null.get(),
+                                         .control = control.second.get(),
+                                         .status = status.get(),
+                                         .listener = listener.get(),
+                                         .kvm = files_.kvm.get(),
+                                         .cgroup = cgroup}));
+  return Vm{child.pid, std::move(child.pidfd), std::move(control.first), std::move(status)};
+}
+
+Result<const Vm*> VmTable::live(VmId vm) const {
+  if (const auto found = live_.find(vm); found != live_.end()) return &found->second.vm;
+  if (vm.value == 0 || vm > last_) return unknown(vm);
+  const auto record = ended_.find(vm);
+  const char* how = record == ended_.end() ? "forgotten" : to_string(static_cast<EndState>(record->second.end_state));
+  return Error(Errc::kCloneGone, "VM " + std::to_string(vm.value) + " has ended: " + how);
+}
+
+Result<bool> VmTable::kill(VmId vm) {
+  if (vm.value == 0 || vm > last_) return unknown(vm);
+  const auto found = live_.find(vm);
+  if (found == live_.end()) return false;
+  signal_kill(found->second.vm.pidfd);
+  return true;
+}
+
+void VmTable::kill_all() {
+  for (const auto& [id, entry] : live_) signal_kill(entry.vm.pidfd);
+}
+
+Status VmTable::forget(VmId vm) {
+  if (live_.contains(vm)) {
+    return Error(Errc::kInvalidArgument, "forget VM " + std::to_string(vm.value) + ": it is alive; kill it first");
+  }
+  if (ended_.erase(vm) > 0) std::erase(ended_order_, vm);
+  return ok();
+}
+
+void VmTable::reap(VmId id) {
+  const auto found = live_.find(id);
+  if (found == live_.end()) return;
+  int wait_status = 0;
+  if (::waitpid(found->second.vm.pid, &wait_status, WNOHANG) == 0) return;
+  const control::VmRecord record{.vm_id = id.value,
+                                 .pid = found->second.vm.pid,
+                                 .alive = 0,
+                                 .wait_status = wait_status,
+                                 .end_state = static_cast<uint32_t>(end_state_of(found->second.vm.status))};
+  loop_.remove(found->second.watch);
+  live_.erase(found);
+  if (const Result<bool> gone = run_.unlink(id); !gone) {
+    log_line(LogLevel::kError, "%s", gone.error().message().c_str());
+  }
+  remember(record);
+  on_ended_(record);
+}
+
+void VmTable::remember(const control::VmRecord& record) {
+  ended_.emplace(VmId{record.vm_id}, record);
+  ended_order_.push_back(VmId{record.vm_id});
+  if (ended_order_.size() <= kRecordLimit) return;
+  ended_.erase(ended_order_.front());
+  ended_order_.pop_front();
+}
+
+control::VmList VmTable::list() const {
+  control::VmList list{};
+  const auto add = [&list](const control::VmRecord& record) {
+    if (list.count == list.vms.size()) {
+      list.more = 1;
+    } else {
+      list.vms[list.count++] = record;
+    }
+  };
+  for (const auto& [id, entry] : live_) {
+    add({.vm_id = id.value, .pid = entry.vm.pid, .alive = 1, .wait_status = 0, .end_state = 0});
+  }
+  for (auto it = ended_order_.rbegin(); it != ended_order_.rend(); ++it) add(ended_.at(*it));
+  return list;
+}
+
+}  // namespace granary::spawn

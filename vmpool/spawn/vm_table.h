@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sys/types.h>
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <optional>
+
+#include "vmpool/base/control_protocol.h"
+#include "vmpool/base/event_loop.h"
+#include "vmpool/spawn/run_directory.h"
+
+namespace granary::spawn {
+
+// What every VMM is started from, opened once.
+struct VmmFiles {
+  Fd executable;  // granary-vmm
+  Fd kvm;         // /dev/kvm
+  Fd null;        // /dev/null
+};
+
+// A live VMM process and what lets a restarted agent take it up again.
+struct Vm {
+  pid_t pid = 0;
+  Fd pidfd;
+  Fd control;  // the agent's end of its control socket
+  Fd status;   // its status page
+};
+
+// The VMM processes of this spawner and the exit records of those that ended: the newest kRecordLimit, until forgotten.
+// It is their parent and only reaper. Belongs to the event loop's thread.
+class VmTable {
+ public:
+  static constexpr size_t kRecordLimit = 4096;
+  using OnEnded = std::function<void(const control::VmRecord&)>;
+
+  // `on_ended` is called for each VMM after it is reaped and its socket path is gone. Numbers start after `last_used`.
+  VmTable(EventLoop& loop, VmmFiles files, const RunDirectory& run, VmId last_used, OnEnded on_ended);
+  ~VmTable();
+
+  // `cgroup`: directory of a cgroup v2 group or -1. On failure nothing stays behind.
+  Result<VmId> spawn(int cgroup);
+  // kCloneUnknown: never spawned; kCloneGone: ended (the message says how).
+  [[nodiscard]] Result<const Vm*> live(VmId vm) const;
+  // True: killed, `on_ended` follows; false: had ended before. kCloneUnknown.
+  Result<bool> kill(VmId vm);
+  void kill_all();
+  // Drops an exit record; kInvalidArgument for a live VM. Idempotent.
+  Status forget(VmId vm);
+
+  // Live VMs first, then the newest exit records.
+  [[nodiscard]] control::VmList list() const;
+  [[nodiscard]] size_t live_count() const { return live_.size(); }
+
+ private:
+  struct Entry {
+    Vm vm;
+    EventLoop::Token watch = 0;
+  };
+
+  Result<Vm> start(VmId id, int cgroup);
+  void reap(VmId id);
+  void remember(const control::VmRecord& record);
+
+  EventLoop& loop_;
+  VmmFiles files_;
+  const RunDirectory& run_;
+  VmId last_;
+  OnEnded on_ended_;
+  std::map<VmId, Entry> live_;
+  std::map<VmId, control::VmRecord> ended_;
+  std::deque<VmId> ended_order_;
+};
+
+}  // namespace granary::spawn
