@@ -87,7 +87,7 @@ class FirstPod : public ::testing::Test {
     metadata->set_namespace_("default");
     request.mutable_config()->set_hostname(name);
     request.mutable_config()->set_log_directory(dir_ + "/logs");
-    request.mutable_config()->mutable_linux();
+    request.mutable_config()->mutable_linux_config();
     return request;
   }
   static runtime::v1::PodSandboxStatusResponse status_of(const std::string& id) {
@@ -156,7 +156,7 @@ TEST_F(FirstPod, AKilledVmmMakesTheSandboxNotReady) {
 
 TEST_F(FirstPod, HostNetworkIsRefusedWithAReason) {
   runtime::v1::RunPodSandboxRequest request = pod("host-network");
-  request.mutable_config()->mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_network(
+  request.mutable_config()->mutable_linux_config()->mutable_security_context()->mutable_namespace_options()->set_network(
       runtime::v1::NODE);
   runtime::v1::RunPodSandboxResponse running;
   const grpc::Status status = call(&RuntimeService::Stub::RunPodSandbox, request, &running);

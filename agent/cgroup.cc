@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/cgroup.h"
+
+#include <fcntl.h>
+#include <libcgroup.h>
+#include <linux/magic.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+
+namespace granary::agent {
+namespace {
+
+struct GroupDeleter {
+  void operator()(cgroup* group) const { ::cgroup_free(&group); }
+};
+using Group = std::unique_ptr<cgroup, GroupDeleter>;
+
+// libcgroup's own codes carry no errno but ECGOTHER.
+Error cgroup_error(int code, const std::string& what) {
+  if (code == ECGOTHER && ::cgroup_get_last_errno() > 0) return Error::from_errno(::cgroup_get_last_errno(), what);
+  if (code == ECGROUPNOTOWNER) return Error::from_errno(EACCES, what);
+  if (code == ECGROUPNOTEXIST) return Error::from_errno(ENOENT, what);
+  return Error::from_errno(EIO, what + ": " + ::cgroup_strerror(code));
+}
+
+Result<Group> describe(const std::string& path, const std::vector<std::string>& controllers) {
+  Group group(::cgroup_new_cgroup(path.c_str()));
+  if (!group) return Error::from_errno(ENOMEM, "describe cgroup " + path);
+  for (const std::string& controller : controllers) {
+    if (::cgroup_add_controller(group.get(), controller.c_str()) == nullptr) {
+      return Error::from_errno(ENOMEM, "describe cgroup " + path);
+    }
+  }
+  return group;
+}
+
+// Where a controller is mounted; empty when it is not.
+std::string mount_point(const char* controller) {
+  char* path = nullptr;
+  if (::cgroup_get_subsys_mount_point(controller, &path) != 0) return {};
+  const std::string text = path;
+  std::free(path);
+  return text;
+}
+
+bool is_v2(const std::string& mount) {
+  struct statfs info {};
+  return ::statfs(mount.c_str(), &info) == 0 && info.f_type == CGROUP2_SUPER_MAGIC;
+}
+
+bool exists(const std::string& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Cgroups>> Cgroups::open(const std::string& parent) {
+  if (const int code = ::cgroup_init(); code != 0) return cgroup_error(code, "look for mounted cgroups");
+  const std::string mount = mount_point("memory");
+  if (mount.empty()) {
+    return Error::from_errno(ENODEV, "no cgroup hierarchy with the memory controller is mounted; mount cgroup v2 at /sys/fs/cgroup");
+  }
+  const bool v2 = is_v2(mount);
+  std::vector<std::string> controllers;
+  for (const char* name : {"memory", "pids", "cpu"}) {
+    const std::string at = mount_point(name);
+    if (!at.empty() && is_v2(at) == v2) controllers.emplace_back(name);
+  }
+  std::unique_ptr<Cgroups> groups(
+      new Cgroups(v2 ? Version::kV2 : Version::kV1, std::move(controllers), mount, parent));
+  GRANARY_TRY(groups->make_parent());
+  groups->lock_ = GRANARY_TRY(open_file(mount + "/" + parent, O_RDONLY | O_DIRECTORY));
+  if (::flock(groups->lock_.get(), LOCK_SH) != 0) return Error::last_os_error("lock cgroup " + parent);
+  return groups;
+}
+
+// Level by level: on v2 libcgroup enables the controllers in the parent of what it makes, which must be there.
+Status Cgroups::make_parent() {
+  for (size_t slash = parent_.find('/');; slash = parent_.find('/', slash + 1)) {
+    GRANARY_TRY(make_group(parent_.substr(0, slash)));
+    if (slash == std::string::npos) return ok();
+  }
+}
+
+Status Cgroups::make_group(const std::string& path) {
+  const std::lock_guard lock(mutex_);
+  const Group group = GRANARY_TRY(describe(path, controllers_));
+  const int code = ::cgroup_create_cgroup(group.get(), 0);
+  if (code != 0) return cgroup_error(code, "create cgroup " + mount_ + "/" + path);
+  return ok();
+}
+
+Result<Fd> Cgroups::create(const std::string& name) {
+  const std::string path = parent_ + "/" + name;
+  GRANARY_TRY(make_group(path));
+  if (version_ == Version::kV1) return Fd();
+  return open_file(mount_ + "/" + path, O_RDONLY | O_DIRECTORY);
+}
+
+Status Cgroups::add(const std::string& name, int32_t pid) {
+  const std::lock_guard lock(mutex_);
+  const std::string path = parent_ + "/" + name;
+  const Group group = GRANARY_TRY(describe(path, controllers_));
+  const int code = ::cgroup_attach_task_pid(group.get(), pid);
+  if (code != 0) return cgroup_error(code, "move process " + std::to_string(pid) + " into cgroup " + path);
+  return ok();
+}
+
+Status Cgroups::check_empty(const std::string& path) {
+  pid_t* pids = nullptr;
+  int count = 0;
+  std::string name = path;
+  std::string controller = controllers_.front();
+  const int code = ::cgroup_get_procs(name.data(), controller.data(), &pids, &count);
+  const pid_t first = code == 0 && count > 0 ? pids[0] : 0;
+  if (code == 0) std::free(pids);
+  if (code != 0) return cgroup_error(code, "list processes of cgroup " + path);
+  if (count == 0) return ok();
+  return Error::from_errno(EBUSY, "remove cgroup " + path + ": " + std::to_string(count) + " processes inside, the first is " +
+                                      std::to_string(first));
+}
+
+Result<bool> Cgroups::remove(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  const std::string path = parent_ + "/" + name;
+  if (!exists(mount_ + "/" + path)) return false;
+  GRANARY_TRY(check_empty(path));
+  // On v2 the controllers share one directory, and libcgroup would remove it once for each.
+  const Group group = GRANARY_TRY(describe(path, version_ == Version::kV2 ? std::vector{controllers_.front()} : controllers_));
+  const int code = ::cgroup_delete_cgroup_ext(group.get(), CGFLAG_DELETE_EMPTY_ONLY);
+  if (code != 0) return cgroup_error(code, "remove cgroup " + mount_ + "/" + path);
+  return true;
+}
+
+size_t Cgroups::remove_leftovers() {
+  size_t removed = 0;
+  if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+    ::flock(lock_.get(), LOCK_SH);  // a conversion that fails loses what was held
+    return 0;
+  }
+  std::error_code code;
+  for (const auto& entry : std::filesystem::directory_iterator(mount_ + "/" + parent_, code)) {
+    if (!entry.is_directory(code)) continue;
+    const auto gone = remove(entry.path().filename().string());
+    removed += gone && *gone ? 1 : 0;
+  }
+  ::flock(lock_.get(), LOCK_SH);
+  return removed;
+}
+
+bool Cgroups::remove_parent() {
+  const std::lock_guard lock(mutex_);
+  // Only what is empty goes: rmdir of a group that has groups or processes fails, and then the rest stays too.
+  bool removed = true;
+  for (const std::string& controller : controllers_) {
+    std::string path = parent_;
+    while (!path.empty() && ::rmdir((mount_point(controller.c_str()) + "/" + path).c_str()) == 0) {
+      const size_t slash = path.rfind('/');
+      path = slash == std::string::npos ? "" : path.substr(0, slash);
+    }
+    removed = removed && !exists(mount_point(controller.c_str()) + "/" + parent_);
+  }
+  return removed;
+}
+
+}  // namespace granary::agent

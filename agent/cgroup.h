@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "vmpool/base/fd.h"
+#include "vmpool/base/result.h"
+
+namespace granary::agent {
+
+// One cgroup per clone below a common parent ("granary.slice/pool"), on cgroup v2 or v1, whichever has the memory controller.
+// Controllers used, where the host has them: memory, pids, cpu. libcgroup is used in cgroup.cc and nowhere else.
+// Thread-safe. Groups outlive this object; remove_parent() takes the parent away at a clean exit.
+class Cgroups {
+ public:
+  enum class Version { kV1 = 1, kV2 = 2 };
+
+  // Looks at what is mounted and creates the parent. Fails, naming the reason, where no group can be made: nothing
+  // mounted, mounted read-only, or no permission. Then the agent runs without groups.
+  // ENODEV: no hierarchy with the memory controller is mounted.
+  static Result<std::unique_ptr<Cgroups>> open(const std::string& parent);
+
+  [[nodiscard]] Version version() const { return version_; }
+
+  // Makes PARENT/NAME, or takes the one that is there. On v2 the open directory, for clone3(CLONE_INTO_CGROUP); on v1 an
+  // invalid Fd: there a process is moved in with add().
+  Result<Fd> create(const std::string& name);
+  Status add(const std::string& name, int32_t pid);
+  // True: removed; false: was absent. EBUSY names a process that is still inside: nothing is ever moved out to
+  // make a removal succeed.
+  Result<bool> remove(const std::string& name);
+  // Removes the empty groups that an agent which was killed left below the parent, and returns how many. Does nothing while another
+  // agent uses the same parent: each holds a shared flock(2) on it.
+  size_t remove_leftovers();
+  // Removes the parent if it has no groups left; false otherwise.
+  bool remove_parent();
+
+ private:
+  Cgroups(Version version, std::vector<std::string> controllers, std::string mount, std::string parent)
+      : version_(version), controllers_(std::move(controllers)), mount_(std::move(mount)), parent_(std::move(parent)) {}
+  Status make_group(const std::string& path);
+  Status make_parent();
+  Status check_empty(const std::string& path);
+
+  Version version_;
+  std::vector<std::string> controllers_;
+  std::string mount_;   // of the memory controller
+  std::string parent_;  // relative to every mount
+  Fd lock_;             // the parent's directory
+  std::mutex mutex_;    // libcgroup keeps process-wide tables
+};
+
+}  // namespace granary::agent

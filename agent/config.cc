@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/config.h"
+
+#include <sys/un.h>
+
+#include <map>
+
+#include "agent/config_fields.h"
+#include "vmpool/base/guest_memory.h"
+#include "vmpool/base/machine_layout.h"
+
+namespace granary::agent {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kHour{3'600'000};
+// The spawner puts per-clone sockets into run_dir: file names of up to 63 bytes.
+constexpr size_t kMaxRunDirBytes = sizeof(sockaddr_un::sun_path) - 1 - 64;
+constexpr uint32_t kMaxClones = 4096;
+
+const char* kDefaultKernel = "/usr/lib/granary/guest/vmlinuz";
+const char* kDefaultInitramfs = "/usr/lib/granary/guest/initramfs.cpio";
+const char* kDefaultCommandLine = "console=ttyS0 reboot=k panic=-1 clocksource=kvm-clock quiet";
+
+pool::PoolSettings default_pool(const pool::TemplateSource& guest) {
+  pool::PoolSettings settings;
+  settings.name = "default";
+  settings.source = guest;
+  return settings;
+}
+
+std::vector<Field> source_fields(pool::TemplateSource& source) {
+  return {path_field("kernel", source.kernel_path), path_field("initramfs", source.initramfs_path, true),
+          text_field("command_line", source.command_line, sizeof(control::Boot::command_line) - 1)};
+}
+
+Field map_field(std::string_view name, std::vector<Field> fields) {
+  return {name, [fields = std::move(fields)](const YamlNode& node, const Place& place) -> Status {
+            return read_map(node, place, fields);
+          }};
+}
+
+std::vector<Field> pool_fields(pool::PoolSettings& pool) {
+  control::DeviceSet& devices = pool.shape.devices;
+  return {name_field("name", pool.name),
+          number_field("vcpus", pool.shape.vcpus, 1, machine::kMaxVcpus),
+          size_field("memory", pool.shape.memory_bytes, kMinGuestMemory, kMaxGuestMemory),
+          number_field("size", pool.size, 0, kMaxClones),
+          number_field("max", pool.max, 1, kMaxClones),
+          number_field("refill_concurrency", pool.refill_concurrency, 1, 64),
+          map_field("template", source_fields(pool.source)),
+          map_field("devices", {count_field("net", devices.net_slots, 2), count_field("block", devices.block_slots, 8),
+                                switch_field("entropy", devices.entropy), switch_field("console", devices.console),
+                                switch_field("balloon", devices.balloon)}),
+          duration_field("boot_timeout", pool.boot_timeout, milliseconds(1000), kHour),
+          duration_field("probe_timeout", pool.probe_timeout, milliseconds(10), kHour),
+          duration_field("identity_timeout", pool.identity_timeout, milliseconds(10), kHour)};
+}
+
+const YamlNode& value_or_map(const YamlNode& map, std::string_view key) {
+  for (const auto& [name, value] : map.entries) {
+    if (name.text == key) return value;
+  }
+  return map;
+}
+
+// What concerns more than one key of a pool.
+Status check_pool(const YamlNode& node, const Place& place, const pool::PoolSettings& pool,
+                  std::map<std::string, int>& lines) {
+  if (pool.name.empty()) return place.refuse(node, "no name; give each pool a name");
+  const YamlNode& name = value_or_map(node, "name");
+  if (const auto [other, fresh] = lines.emplace(pool.name, name.line); !fresh) {
+    return place.key("name").refuse(name, "duplicate pool \"" + pool.name + "\", first given in line " +
+                                              std::to_string(other->second) + "; rename one of them");
+  }
+  if (pool.shape.memory_bytes % kMiB != 0) {
+    return place.key("memory").refuse(value_or_map(node, "memory"),
+                                      spell_size(pool.shape.memory_bytes) + " is no whole number of MiB; round it");
+  }
+  if (pool.size > pool.max) {
+    return place.key("size").refuse(value_or_map(node, "size"), std::to_string(pool.size) + " is more than max (" +
+                                                                    std::to_string(pool.max) + "); lower size or raise max");
+  }
+  return ok();
+}
+
+Status read_pools(const YamlNode& node, const Place& place, Config& config) {
+  std::map<std::string, int> lines;
+  return read_list(node, place, kMaxPools, [&](const YamlNode& item, const Place& at) -> Status {
+    pool::PoolSettings pool = default_pool(config.guest);
+    pool.name.clear();
+    GRANARY_TRY(read_map(item, at, pool_fields(pool)));
+    GRANARY_TRY(check_pool(item, at, pool, lines));
+    config.pools.push_back(std::move(pool));
+    return ok();
+  });
+}
+
+void name_shapes(Config& config) {
+  for (pool::PoolSettings& pool : config.pools) {
+    pool.shape.name = std::to_string(pool.shape.vcpus) + "x" + spell_size(pool.shape.memory_bytes);
+  }
+}
+
+}  // namespace
+
+std::string Config::socket_path() const { return socket.empty() ? run_dir + "/granaryd.sock" : socket; }
+
+Config default_config() {
+  Config config;
+  config.guest = {.kernel_path = kDefaultKernel, .initramfs_path = kDefaultInitramfs, .command_line = kDefaultCommandLine};
+  config.pools = {default_pool(config.guest)};
+  name_shapes(config);
+  return config;
+}
+
+Status check_paths(const Config& config) {
+  const auto check = [](const char* what, const std::string& path, size_t most) -> Status {
+    if (path.starts_with('/') && path.size() <= most) return ok();
+    return Error(Errc::kConfigInvalid, std::string(what) + " " + path + " (" + std::to_string(path.size()) +
+                                           " bytes): give an absolute path of at most " + std::to_string(most) +
+                                           " bytes; socket addresses are that short");
+  };
+  GRANARY_TRY(check("run_dir", config.run_dir, kMaxRunDirBytes));
+  GRANARY_TRY(check("state_dir", config.state_dir, 4000));
+  return check("socket", config.socket_path(), sizeof(sockaddr_un::sun_path) - 1);
+}
+
+Result<Config> parse_config(std::string_view text, const std::string& name) {
+  const YamlNode root = GRANARY_TRY(parse_yaml(text, name));
+  const Place top{.file = name, .path = ""};
+  Config config = default_config();
+  config.pools.clear();
+  // Pools take what they leave out from `guest`, wherever that stands in the file: so they are read last.
+  const YamlNode* pools = nullptr;
+  const auto keep_pools = [&](const YamlNode& node, const Place&) -> Status {
+    pools = &node;
+    return ok();
+  };
+  GRANARY_TRY(read_map(root, top,
+                       {path_field("run_dir", config.run_dir), path_field("state_dir", config.state_dir),
+                        path_field("socket", config.socket), word_field("log_level", config.log_level, {"debug", "info", "warn", "error"}),
+                        duration_field("shutdown_grace", config.shutdown_grace, milliseconds(0), kHour),
+                        map_field("guest", source_fields(config.guest)), Field{"pools", keep_pools}}));
+  const auto paths = check_paths(config);
+  if (!paths) return yaml_error(name, root.line, root.column, paths.error().context());
+  if (pools != nullptr) {
+    GRANARY_TRY(read_pools(*pools, top.key("pools"), config));
+  } else {
+    config.pools = {default_pool(config.guest)};
+  }
+  name_shapes(config);
+  return config;
+}
+
+Result<Config> load_config(const std::string& path) {
+  return parse_config(GRANARY_TRY(read_file(path, kMaxYamlBytes + 1)), path);
+}
+
+}  // namespace granary::agent

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/config_fields.h"
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+#include <span>
+
+#include "vmpool/base/units.h"
+
+namespace granary::agent {
+namespace {
+
+struct Unit {
+  std::string_view suffix;
+  uint64_t factor;
+};
+constexpr Unit kSizeUnits[] = {{"KiB", kKiB}, {"MiB", kMiB}, {"GiB", kGiB}};
+constexpr Unit kDurationUnits[] = {{"ms", 1}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}};
+
+std::string quote(const std::string& text) {
+  return "\"" + (text.size() > 80 ? text.substr(0, 80) + "…" : text) + "\"";
+}
+
+Status want_scalar(const YamlNode& node, const Place& place, const char* wanted) {
+  if (node.kind == YamlNode::Kind::kScalar) return ok();
+  return place.refuse(node, std::string("wrong type: ") + to_string(node.kind) + "; give " + wanted);
+}
+
+// Digits only: no sign, no blank, no octal surprises.
+std::optional<uint64_t> whole_number(std::string_view text) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (text.empty() || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+// "10s" -> 10'000 with kDurationUnits. The longest suffix that matches wins ("ms" before "s").
+std::optional<uint64_t> number_with_unit(std::string_view text, std::span<const Unit> units) {
+  for (const Unit& unit : units) {
+    if (!text.ends_with(unit.suffix)) continue;
+    const auto number = whole_number(text.substr(0, text.size() - unit.suffix.size()));
+    if (!number) continue;
+    uint64_t value = 0;
+    if (__builtin_mul_overflow(*number, unit.factor, &value)) return std::nullopt;
+    return value;
+  }
+  return std::nullopt;
+}
+
+std::string spell(uint64_t value, std::span<const Unit> units) {
+  const Unit* best = &units.front();
+  for (const Unit& unit : units) {
+    if (value != 0 && value % unit.factor == 0) best = &unit;
+  }
+  return std::to_string(value / best->factor) + std::string(best->suffix);
+}
+
+Result<uint64_t> read_number(const YamlNode& node, const Place& place, uint64_t least, uint64_t most) {
+  GRANARY_TRY(want_scalar(node, place, "a whole number"));
+  const std::string range = std::to_string(least) + " to " + std::to_string(most);
+  const auto number = whole_number(node.text);
+  if (!number || node.quoted) {
+    return place.refuse(node, "wrong type: " + quote(node.text) + "; give a whole number, " + range);
+  }
+  const uint64_t value = *number;
+  if (value < least || value > most) {
+    return place.refuse(node, std::to_string(value) + " is out of range; give a whole number, " + range);
+  }
+  return value;
+}
+
+Result<uint64_t> read_quantity(const YamlNode& node, const Place& place, std::span<const Unit> units, uint64_t least,
+                               uint64_t most) {
+  const std::string wanted = "a whole number with a unit, " + spell(least, units) + " to " + spell(most, units);
+  GRANARY_TRY(want_scalar(node, place, wanted.c_str()));
+  const auto value = number_with_unit(node.text, units);
+  if (!value) return place.refuse(node, "wrong type: " + quote(node.text) + "; give " + wanted);
+  if (*value < least || *value > most) return place.refuse(node, node.text + " is out of range; give " + wanted);
+  return *value;
+}
+
+bool is_name(const std::string& text) {
+  const auto plain = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
+  return !text.empty() && text.size() <= 40 && plain(text.front()) && plain(text.back()) &&
+         std::ranges::all_of(text, [&](char c) { return plain(c) || c == '-'; });
+}
+
+std::string list_of(const auto& values, auto name_of) {
+  std::string text;
+  for (const auto& value : values) text += (text.empty() ? "" : ", ") + std::string(name_of(value));
+  return text;
+}
+
+}  // namespace
+
+Place Place::key(std::string_view name) const { return {file, (path.empty() ? "" : path + ".") + std::string(name)}; }
+Place Place::index(size_t i) const { return {file, path + "[" + std::to_string(i) + "]"}; }
+Error Place::refuse(const YamlNode& node, const std::string& reason) const {
+  return yaml_error(file, node.line, node.column, path.empty() ? reason : path + ": " + reason);
+}
+
+Status read_map(const YamlNode& node, const Place& place, const std::vector<Field>& fields) {
+  if (node.kind == YamlNode::Kind::kNull) return ok();
+  const std::string known = list_of(fields, [](const Field& field) { return field.name; });
+  if (node.kind != YamlNode::Kind::kMap) {
+    return place.refuse(node, std::string("wrong type: ") + to_string(node.kind) + "; give a map of " + known);
+  }
+  for (const auto& [key, value] : node.entries) {
+    const auto field = std::ranges::find(fields, key.text, &Field::name);
+    if (field == fields.end()) return place.refuse(key, "unknown key " + quote(key.text) + "; known here: " + known);
+    GRANARY_TRY(field->read(value, place.key(field->name)));
+  }
+  return ok();
+}
+
+Status read_list(const YamlNode& node, const Place& place, size_t most,
+                 const std::function<Status(const YamlNode&, const Place&)>& read) {
+  if (node.kind != YamlNode::Kind::kSequence) {
+    return place.refuse(node, std::string("wrong type: ") + to_string(node.kind) + "; give a list");
+  }
+  if (node.items.empty() || node.items.size() > most) {
+    return place.refuse(node, std::to_string(node.items.size()) + " items; give 1 to " + std::to_string(most));
+  }
+  for (size_t i = 0; i < node.items.size(); ++i) GRANARY_TRY(read(node.items[i], place.index(i)));
+  return ok();
+}
+
+Field text_field(std::string_view name, std::string& into, size_t most_bytes) {
+  return {name, [&into, most_bytes](const YamlNode& node, const Place& place) -> Status {
+            GRANARY_TRY(want_scalar(node, place, "a text"));
+            if (node.text.size() > most_bytes) {
+              return place.refuse(node, std::to_string(node.text.size()) + " bytes; give at most " + std::to_string(most_bytes));
+            }
+            into = node.text;
+            return ok();
+          }};
+}
+
+Field path_field(std::string_view name, std::string& into, bool may_be_empty) {
+  return {name, [&into, may_be_empty](const YamlNode& node, const Place& place) -> Status {
+            GRANARY_TRY(want_scalar(node, place, "an absolute path"));
+            const bool none = may_be_empty && node.text.empty();
+            if (!none && (!node.text.starts_with('/') || node.text.size() > 4000)) {
+              return place.refuse(node, quote(node.text) + " is not an absolute path; start it with /");
+            }
+            into = node.text;
+            return ok();
+          }};
+}
+
+Field word_field(std::string_view name, std::string& into, std::vector<std::string_view> allowed) {
+  return {name, [&into, allowed = std::move(allowed)](const YamlNode& node, const Place& place) -> Status {
+            const std::string wanted = "one of " + list_of(allowed, [](std::string_view word) { return word; });
+            GRANARY_TRY(want_scalar(node, place, wanted.c_str()));
+            if (std::ranges::find(allowed, node.text) == allowed.end()) {
+              return place.refuse(node, quote(node.text) + " is unknown; give " + wanted);
+            }
+            into = node.text;
+            return ok();
+          }};
+}
+
+Field name_field(std::string_view name, std::string& into) {
+  return {name, [&into](const YamlNode& node, const Place& place) -> Status {
+            constexpr const char* kWanted = "1 to 40 of a-z, 0-9 and - (not first or last)";
+            GRANARY_TRY(want_scalar(node, place, kWanted));
+            if (!is_name(node.text)) return place.refuse(node, quote(node.text) + " is not a name; give " + kWanted);
+            into = node.text;
+            return ok();
+          }};
+}
+
+Field number_field(std::string_view name, uint32_t& into, uint32_t least, uint32_t most) {
+  return {name, [&into, least, most](const YamlNode& node, const Place& place) -> Status {
+            into = static_cast<uint32_t>(GRANARY_TRY(read_number(node, place, least, most)));
+            return ok();
+          }};
+}
+
+Field count_field(std::string_view name, uint8_t& into, uint8_t most) {
+  return {name, [&into, most](const YamlNode& node, const Place& place) -> Status {
+            into = static_cast<uint8_t>(GRANARY_TRY(read_number(node, place, 0, most)));
+            return ok();
+          }};
+}
+
+Field switch_field(std::string_view name, uint8_t& into) {
+  return {name, [&into](const YamlNode& node, const Place& place) -> Status {
+            GRANARY_TRY(want_scalar(node, place, "true or false"));
+            if (node.quoted || (node.text != "true" && node.text != "false")) {
+              return place.refuse(node, "wrong type: " + quote(node.text) + "; give true or false");
+            }
+            into = node.text == "true" ? 1 : 0;
+            return ok();
+          }};
+}
+
+Field size_field(std::string_view name, uint64_t& bytes, uint64_t least, uint64_t most) {
+  return {name, [&bytes, least, most](const YamlNode& node, const Place& place) -> Status {
+            bytes = GRANARY_TRY(read_quantity(node, place, kSizeUnits, least, most));
+            return ok();
+          }};
+}
+
+Field duration_field(std::string_view name, std::chrono::milliseconds& into, std::chrono::milliseconds least,
+                     std::chrono::milliseconds most) {
+  return {name, [&into, least, most](const YamlNode& node, const Place& place) -> Status {
+            const uint64_t ms = GRANARY_TRY(read_quantity(node, place, kDurationUnits, static_cast<uint64_t>(least.count()),
+                                                          static_cast<uint64_t>(most.count())));
+            into = std::chrono::milliseconds(ms);
+            return ok();
+          }};
+}
+
+std::string spell_size(uint64_t bytes) { return spell(bytes, kSizeUnits); }
+std::string spell_duration(std::chrono::milliseconds duration) {
+  return spell(static_cast<uint64_t>(duration.count()), kDurationUnits);
+}
+
+}  // namespace granary::agent

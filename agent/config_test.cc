@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+
+#include "agent/yaml_tree.h"
+
+namespace granary::agent {
+namespace {
+
+using std::chrono::milliseconds;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+TEST(ConfigTest, DefaultIsOneSmallPool) {
+  for (const Config& config : {default_config(), *parse_config("", "c"), *parse_config("# nothing\n", "c")}) {
+    ASSERT_EQ(config.pools.size(), 1u);
+    EXPECT_EQ(config.pools[0].name, "default");
+    EXPECT_EQ(config.pools[0].shape.vcpus, 1u);
+    EXPECT_EQ(config.pools[0].shape.memory_bytes, 256 * kMiB);
+    EXPECT_EQ(config.pools[0].shape.name, "1x256MiB");
+    EXPECT_EQ(config.pools[0].size, 4u);
+    EXPECT_EQ(config.socket_path(), "/run/granary/granaryd.sock");
+  }
+}
+
+TEST(ConfigTest, ReadsEveryKey) {
+  const auto config = parse_config(R"(
+run_dir: /run/g
+state_dir: /var/g
+socket: /run/g/api.sock
+log_level: debug
+shutdown_grace: 2m
+pools:
+  - name: a
+    vcpus: 8
+    memory: 2GiB
+    size: 7
+    max: 9
+    refill_concurrency: 3
+    template: {kernel: /k, initramfs: "", command_line: "quiet x=y"}
+    devices: {net: 1, block: 0, entropy: false, console: true, balloon: false}
+    boot_timeout: 90s
+    probe_timeout: 250ms
+    identity_timeout: 1h
+  - name: b
+guest: {kernel: /gk, initramfs: /gi, command_line: gc}
+)",
+                                   "c");
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_EQ(config->run_dir, "/run/g");
+  EXPECT_EQ(config->state_dir, "/var/g");
+  EXPECT_EQ(config->socket_path(), "/run/g/api.sock");
+  EXPECT_EQ(config->log_level, "debug");
+  EXPECT_EQ(config->shutdown_grace, milliseconds(120'000));
+  ASSERT_EQ(config->pools.size(), 2u);
+  const pool::PoolSettings& a = config->pools[0];
+  EXPECT_EQ(a.shape.vcpus, 8u);
+  EXPECT_EQ(a.shape.memory_bytes, 2 * kGiB);
+  EXPECT_EQ(a.shape.name, "8x2GiB");
+  EXPECT_EQ(a.size, 7u);
+  EXPECT_EQ(a.max, 9u);
+  EXPECT_EQ(a.refill_concurrency, 3u);
+  EXPECT_EQ(a.source.kernel_path, "/k");
+  EXPECT_EQ(a.source.initramfs_path, "");
+  EXPECT_EQ(a.source.command_line, "quiet x=y");
+  EXPECT_EQ(a.shape.devices.net_slots, 1);
+  EXPECT_EQ(a.shape.devices.block_slots, 0);
+  EXPECT_EQ(a.shape.devices.entropy, 0);
+  EXPECT_EQ(a.shape.devices.console, 1);
+  EXPECT_EQ(a.shape.devices.balloon, 0);
+  EXPECT_EQ(a.boot_timeout, milliseconds(90'000));
+  EXPECT_EQ(a.probe_timeout, milliseconds(250));
+  EXPECT_EQ(a.identity_timeout, milliseconds(3'600'000));
+  // A pool takes what it leaves out from `guest`, also when that comes later in the file.
+  EXPECT_EQ(config->pools[1].source.kernel_path, "/gk");
+  EXPECT_EQ(config->pools[1].source.initramfs_path, "/gi");
+  EXPECT_EQ(config->pools[1].source.command_line, "gc");
+}
+
+TEST(ConfigTest, TheExampleParses) {
+  const auto config = load_config(GRANARY_EXAMPLE_CONFIG);
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_EQ(config->pools.size(), 2u);
+}
+
+TEST(ConfigTest, MissingFileNamesThePath) {
+  const auto config = load_config("/nonexistent/granary.yaml");
+  ASSERT_FALSE(config);
+  EXPECT_TRUE(config.error().is_errno(ENOENT));
+  EXPECT_THAT(config.error().message(), HasSubstr("/nonexistent/granary.yaml"));
+}
+
+struct Refusal {
+  const char* name;
+  std::string yaml;
+  const char* place;   // line:column
+  const char* reason;  // part of it
+};
+void PrintTo(const Refusal& refusal, std::ostream* out) { *out << refusal.name; }
+
+class ConfigRefusal : public testing::TestWithParam<Refusal> {};
+
+TEST_P(ConfigRefusal, NamesLineColumnReason) {
+  const auto config = parse_config(GetParam().yaml, "c");
+  ASSERT_FALSE(config);
+  EXPECT_TRUE(config.error().is(Errc::kConfigInvalid));
+  EXPECT_THAT(config.error().context(), StartsWith(std::string("c:") + GetParam().place + ": "));
+  EXPECT_THAT(config.error().context(), HasSubstr(GetParam().reason));
+}
+
+std::string many(int n, const std::string& text) {
+  std::string all;
+  for (int i = 0; i < n; ++i) all += text;
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Document, ConfigRefusal,
+    testing::Values(
+        Refusal{"NotYaml", "pools: [", "1:1", "not valid YAML"},
+        Refusal{"Tab", "pools:\n\t- name: a", "2:2", "not valid YAML"},
+        Refusal{"Scalar", "hello", "1:1", "wrong type: a single value; give a map of run_dir"},
+        Refusal{"UnknownKey", "run_dir: /r\npolls: []", "2:1", "unknown key \"polls\"; known here: run_dir"},
+        Refusal{"DuplicateKey", "run_dir: /r\nrun_dir: /s", "2:1", "duplicate key \"run_dir\", first given in line 1"},
+        Refusal{"KeyIsAList", "[a, b]: c", "1:1", "a key that is not a plain word"},
+        Refusal{"SecondDocument", "run_dir: /r\n---\nrun_dir: /s", "2:1", "a second document"},
+        Refusal{"Anchor", "run_dir: &x /r", "1:10", "an anchor"},
+        Refusal{"Alias", "guest:\n  kernel: &x /r\n  initramfs: *x", "2:11", "an anchor"},
+        Refusal{"Tag", "run_dir: !!binary /r", "1:10", "a tag"},
+        Refusal{"TooDeep", many(20, "[") + many(20, "]"), "1:17", "nested deeper than 16"},
+        Refusal{"VeryDeep", many(100'000, "["), "1:9", "nested deeper than 16"},
+        Refusal{"TooLong", many(kMaxYamlBytes + 1, "#"), "1:1", "the limit is 262144"},
+        Refusal{"TooManyValues", "pools: [" + many(kMaxYamlNodes + 1, "a,") + "]", "1:32771", "more than 16384 values"},
+        Refusal{"ZeroByte", std::string("run_dir: /r\n\0", 13), "2:1", "a zero byte"}),
+    [](const auto& instance) { return std::string(instance.param.name); });
+
+INSTANTIATE_TEST_SUITE_P(
+    Top, ConfigRefusal,
+    testing::Values(
+        Refusal{"RelativePath", "run_dir: run", "1:10", "run_dir: \"run\" is not an absolute path"},
+        Refusal{"PathIsAList", "run_dir: [/r]", "1:10", "run_dir: wrong type: a list; give an absolute path"},
+        Refusal{"PathIsNothing", "run_dir:", "1:1", "run_dir: wrong type: nothing"},
+        Refusal{"RunDirTooLong", "run_dir: /" + many(60, "x"), "1:1", "run_dir /x"},
+        Refusal{"SocketTooLong", "socket: /" + many(120, "x"), "1:1", "at most 107 bytes"},
+        Refusal{"LogLevel", "log_level: loud", "1:12", "\"loud\" is unknown; give one of debug, info, warn, error"},
+        Refusal{"DurationWithoutUnit", "shutdown_grace: 10", "1:17", "wrong type: \"10\"; give a whole number with a unit, 0ms to 1h"},
+        Refusal{"DurationTooLong", "shutdown_grace: 2h", "1:17", "2h is out of range"},
+        Refusal{"DurationNegative", "shutdown_grace: -1s", "1:17", "wrong type: \"-1s\""},
+        Refusal{"DurationOverflow", "shutdown_grace: 18446744073709551615h", "1:17", "wrong type"},
+        Refusal{"PoolsIsAMap", "pools: {a: b}", "1:8", "pools: wrong type: a map; give a list"},
+        Refusal{"NoPools", "pools: []", "1:8", "pools: 0 items; give 1 to 64"},
+        Refusal{"TooManyPools", "pools: [" + many(65, "{},") + "]", "1:8", "65 items"},
+        Refusal{"GuestUnknownKey", "guest:\n  kernal: /k", "2:3", "guest: unknown key \"kernal\""},
+        Refusal{"CommandLineTooLong", "guest: {command_line: " + many(2048, "x") + "}", "1:23", "2048 bytes; give at most 2047"}),
+    [](const auto& instance) { return std::string(instance.param.name); });
+
+Refusal in_pool(const char* name, const std::string& line, const char* place, const char* reason) {
+  return {name, "pools:\n  - name: a\n    " + line, place, reason};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    PoolOf, ConfigRefusal,
+    testing::Values(
+        Refusal{"DuplicatePool", "pools:\n  - name: a\n  - {vcpus: 1, name: a}", "3:22", "duplicate pool \"a\", first given in line 2"},
+        Refusal{"NoName", "pools:\n  - vcpus: 1", "2:5", "pools[0]: no name"},
+        Refusal{"BadName", "pools:\n  - name: A/b", "2:11", "\"A/b\" is not a name"},
+        Refusal{"PoolIsScalar", "pools:\n  - a", "2:5", "pools[0]: wrong type: a single value; give a map"},
+        in_pool("UnknownKey", "cpus: 1", "3:5", "pools[0]: unknown key \"cpus\""),
+        in_pool("VcpusZero", "vcpus: 0", "3:12", "pools[0].vcpus: 0 is out of range; give a whole number, 1 to 8"),
+        in_pool("VcpusNine", "vcpus: 9", "3:12", "9 is out of range"),
+        in_pool("VcpusText", "vcpus: two", "3:12", "wrong type: \"two\""),
+        in_pool("VcpusQuoted", "vcpus: \"2\"", "3:12", "wrong type: \"2\""),
+        in_pool("VcpusFraction", "vcpus: 1.5", "3:12", "wrong type"),
+        in_pool("MemoryWithoutUnit", "memory: 256", "3:13", "give a whole number with a unit, 1MiB to 512GiB"),
+        in_pool("MemoryUnknownUnit", "memory: 256MB", "3:13", "wrong type: \"256MB\""),
+        in_pool("MemoryTooSmall", "memory: 1023KiB", "3:13", "1023KiB is out of range"),
+        in_pool("MemoryTooBig", "memory: 513GiB", "3:13", "513GiB is out of range"),
+        in_pool("MemoryOdd", "memory: 2049KiB", "3:13", "no whole number of MiB"),
+        in_pool("SizeOverMax", "size: 65", "3:11", "65 is more than max (64)"),
+        in_pool("MaxZero", "max: 0", "3:10", "0 is out of range"),
+        in_pool("RefillZero", "refill_concurrency: 0", "3:25", "0 is out of range"),
+        in_pool("TemplateIsAList", "template: []", "3:15", "wrong type: a list; give a map of kernel"),
+        in_pool("KernelRelative", "template: {kernel: vmlinuz}", "3:24", "pools[0].template.kernel: \"vmlinuz\" is not"),
+        in_pool("NetSlots", "devices: {net: 3}", "3:20", "3 is out of range"),
+        in_pool("BlockSlots", "devices: {block: 9}", "3:22", "9 is out of range"),
+        in_pool("SwitchIsNumber", "devices: {entropy: 1}", "3:24", "give true or false"),
+        in_pool("BootTimeout", "boot_timeout: 10ms", "3:19", "out of range; give a whole number with a unit, 1s to 1h"),
+        in_pool("ProbeTimeout", "probe_timeout: 0s", "3:20", "out of range")),
+    [](const auto& instance) { return std::string(instance.param.name); });
+
+}  // namespace
+}  // namespace granary::agent

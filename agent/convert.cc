@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/convert.h"
+
+namespace granary::agent {
+
+v1::Clone to_message(const pool::CloneInfo& info) {
+  v1::Clone clone;
+  clone.set_id(info.id);
+  clone.set_pool(info.pool);
+  clone.set_socket_path(info.socket_path);
+  clone.set_template_key(info.template_key);
+  clone.set_boot_id(info.boot_id);
+  clone.set_hostname(info.hostname);
+  clone.set_vmm_pid(info.vmm_pid);
+  clone.set_handover_ns(info.handover.count());
+  clone.set_warm(info.warm);
+  return clone;
+}
+
+v1::Clone to_message(const Lease& lease) {
+  v1::Clone clone = to_message(lease.clone);
+  clone.set_pool(lease.pool);
+  clone.set_owner_id(lease.owner_id);
+  clone.set_state("running");
+  return clone;
+}
+
+v1::PoolStatus to_message(const pool::PoolStatus& status) {
+  v1::PoolStatus out;
+  out.set_name(status.name);
+  out.set_vcpus(status.shape.vcpus);
+  out.set_memory_bytes(status.shape.memory_bytes);
+  out.set_template_key(status.template_key);
+  out.set_template_state(status.template_state);
+  out.set_target(status.target);
+  out.set_warm(status.warm);
+  out.set_restoring(status.restoring);
+  out.set_running(status.running);
+  out.set_reclaiming(status.reclaiming);
+  out.set_hits(status.hits);
+  out.set_waited(status.waited);
+  out.set_failed(status.failed);
+  out.set_reclaimed(status.reclaimed);
+  out.set_leaks(status.leaks);
+  out.set_last_error(status.last_error);
+  return out;
+}
+
+v1::Event to_message(const pool::Event& event) {
+  v1::Event out;
+  out.set_unix_ns(std::chrono::duration_cast<std::chrono::nanoseconds>(event.when.time_since_epoch()).count());
+  out.set_kind(event.kind);
+  out.set_pool(event.pool);
+  out.set_clone_id(event.clone_id);
+  out.set_text(event.text);
+  return out;
+}
+
+v1::TemplateInfo to_message(const PoolSet::TemplateUse& use) {
+  v1::TemplateInfo out;
+  out.set_key(use.info.key);
+  out.set_inputs(use.info.inputs);
+  out.set_memory_bytes(use.info.memory_bytes);
+  out.set_populated_bytes(use.info.populated_bytes);
+  out.set_created_unix_s(use.info.created_unix_s);
+  out.set_boot_seconds(use.info.boot_seconds);
+  for (const std::string& pool : use.used_by) out.add_used_by(pool);
+  return out;
+}
+
+}  // namespace granary::agent

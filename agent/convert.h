@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "agent/pool_set.h"
+#include "granary/v1/pool.pb.h"
+
+// The tree's own values as messages of granary.v1.
+namespace granary::agent {
+
+v1::Clone to_message(const pool::CloneInfo& info);
+v1::Clone to_message(const Lease& lease);
+v1::PoolStatus to_message(const pool::PoolStatus& status);
+v1::Event to_message(const pool::Event& event);
+v1::TemplateInfo to_message(const PoolSet::TemplateUse& use);
+
+}  // namespace granary::agent

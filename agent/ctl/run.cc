@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <grpcpp/support/sync_stream.h>
+
+#include <CLI/CLI.hpp>
+#include <fstream>
+#include <iostream>
+#include <memory>
+
+#include "agent/ctl/commands.h"
+#include "agent/ctl/output.h"
+#include "agent/ctl/session.h"
+
+namespace granary::ctl {
+namespace {
+
+struct RunOptions {
+  std::string pool;
+  std::string hostname;
+  int64_t wait_seconds = 60;
+  bool verbose = false;
+  std::string info_file;
+  SessionOptions session;
+};
+
+// A clone whose lease ends with this object, or with this process, however that ends.
+class HeldClone {
+ public:
+  static Result<std::unique_ptr<HeldClone>> take(Client& client, const RunOptions& options) {
+    std::unique_ptr<HeldClone> held(new HeldClone(client));
+    v1::AcquireRequest request;
+    request.set_pool(options.pool);
+    request.set_hostname(options.hostname);
+    request.set_wait_ms(options.wait_seconds * 1000);
+    held->stream_ = client.stub().Hold(&held->context_, request);
+    v1::AcquireResponse response;
+    if (held->stream_->Read(&response)) {
+      held->clone_ = response.clone();
+      return held;
+    }
+    return api::from_grpc(std::exchange(held->stream_, nullptr)->Finish());
+  }
+  HeldClone(const HeldClone&) = delete;
+  HeldClone& operator=(const HeldClone&) = delete;
+  ~HeldClone() {
+    if (!stream_) return;
+    context_.TryCancel();
+    stream_->Finish();
+  }
+
+  [[nodiscard]] const v1::Clone& clone() const { return clone_; }
+
+  // Returns once the clone is proven gone.
+  Status release() {
+    v1::ReleaseRequest request;
+    request.set_clone_id(clone_.id());
+    GRANARY_TRY(client_.call(&v1::Pool::Stub::Release, request));
+    return ok();
+  }
+
+ private:
+  explicit HeldClone(Client& client) : client_(client) {}
+  Client& client_;
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReader<v1::AcquireResponse>> stream_;
+  v1::Clone clone_;
+};
+
+void describe(const v1::Clone& clone) {
+  std::cerr << "granaryctl: clone " << clone.id() << " pool " << clone.pool() << " boot id " << or_dash(clone.boot_id())
+            << " handed over in " << human_duration(clone.handover_ns()) << (clone.warm() ? " (warm)" : " (restored on demand)")
+            << " memory " << human_size(clone.memory_bytes()) << std::endl;
+}
+
+// The clone's facts, with its memory as it is after the command.
+Status write_info(const std::string& file, const v1::Clone& clone) {
+  std::ofstream out(file);
+  out << to_json(clone) << std::endl;
+  if (!out) return Error::from_errno(EIO, "write " + file);
+  return ok();
+}
+
+Result<int> run(const Globals& globals, const RunOptions& options) {
+  GRANARY_TRY(check_session(options.session));
+  Client client = GRANARY_TRY(Client::connect(globals.socket));
+  const auto held = GRANARY_TRY(HeldClone::take(client, options));
+  if (options.verbose) describe(GRANARY_TRY(client.find_clone(held->clone().id())));
+  const auto status = run_session(held->clone().socket_path(), options.session);
+  // The agent says why a clone that broke off is gone.
+  if (!status && status.error().is(Errc::kPeerGone)) GRANARY_TRY(client.find_clone(held->clone().id()));
+  if (status && !options.info_file.empty()) {
+    GRANARY_TRY(write_info(options.info_file, GRANARY_TRY(client.find_clone(held->clone().id()))));
+  }
+  GRANARY_TRY(held->release());
+  return status;
+}
+
+}  // namespace
+
+void define_run(CLI::App& app, const Globals& globals, Action& action) {
+  const auto options = std::make_shared<RunOptions>();
+  CLI::App* const command = app.add_subcommand("run", "run a command in a fresh microVM; the exit code is the command's");
+  command->add_option("--pool", options->pool, "the pool to take from; default: the first configured");
+  command->add_flag("-i,--interactive", options->session.interactive, "forward standard input");
+  command->add_flag("-t,--tty", options->session.tty, "give the command a terminal");
+  command->add_option("--hostname", options->hostname, "the guest's host name");
+  command->add_option("-e,--env", options->session.env, "NAME=VALUE, may be repeated")->allow_extra_args(false);
+  command->add_option("-w,--workdir", options->session.cwd, "working directory in the guest");
+  command->add_option("--wait", options->wait_seconds, "seconds to wait for a clone")->check(CLI::Range(1, 600))->capture_default_str();
+  command->add_flag("-v,--verbose", options->verbose, "say on standard error which clone it is");
+  command->add_option("--info", options->info_file, "write the clone's facts to this file, as JSON, after the command");
+  command->add_option("command", options->session.argv, "the command and its arguments, after --")->required();
+  command->footer("Exit codes: the command's; 126 not executable, 127 not found, 128+n ended by signal n, 125 granaryctl's own errors.");
+  command->callback([options, &globals, &action] { action = [options, &globals] { return run(globals, *options); }; });
+}
+
+}  // namespace granary::ctl

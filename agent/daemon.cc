@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/daemon.h"
+
+#include <poll.h>
+#include <spdlog/spdlog.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <thread>
+
+#include "agent/api_server.h"
+#include "agent/pool_service.h"
+#include "agent/sandbox_controller.h"
+#include "agent/spawner_process.h"
+#include "agent/state_lock.h"
+#include "vmpool/base/event_loop.h"
+#include "vmpool/kvm/host_fingerprint.h"
+#include "vmpool/kvm/preflight.h"
+
+namespace granary::agent {
+namespace {
+
+constexpr const char* kCgroupParent = "granary.slice/pool";
+
+// SIGTERM and SIGINT as a descriptor. They are blocked in every thread: block_end_signals() comes before any starts.
+sigset_t end_signals() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  ::sigaddset(&set, SIGTERM);
+  ::sigaddset(&set, SIGINT);
+  return set;
+}
+
+void block_end_signals() {
+  const sigset_t set = end_signals();
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+Result<Fd> end_signal_fd() {
+  const sigset_t set = end_signals();
+  Fd fd(::signalfd(-1, &set, SFD_CLOEXEC));
+  if (!fd.valid()) return Error::last_os_error("signalfd");
+  return fd;
+}
+
+// True: a signal came; false: `stop` was raised first.
+bool wait_for_signal(const Fd& signals, const EventFd& stop) {
+  pollfd fds[2] = {{.fd = signals.get(), .events = POLLIN, .revents = 0}, {.fd = stop.get(), .events = POLLIN, .revents = 0}};
+  while (::poll(fds, 2, -1) < 0 && errno == EINTR) {
+  }
+  signalfd_siginfo info{};
+  if (fds[0].revents == 0 || ::read(signals.get(), &info, sizeof(info)) != sizeof(info)) return false;
+  spdlog::info("signal received number={} sender_pid={}", info.ssi_signo, info.ssi_pid);
+  return true;
+}
+
+struct Host {
+  bool runs_linux = false;
+  bool xsave = true;  // false: Linux guests need noxsave (seen in QEMU's SVM emulation)
+};
+
+Host preflight(const std::string& kvm_path) {
+  Host host;
+  const std::vector<kvm::Check> checks = kvm::run_preflight(kvm_path);
+  for (const kvm::Check& check : checks) {
+    if (check.verdict == kvm::Check::Verdict::kOk) continue;
+    spdlog::warn("preflight check={} verdict={} detail=\"{}\" remedy=\"{}\"", check.name, kvm::to_string(check.verdict),
+                 check.detail, check.remedy);
+    if (check.name == "guest.xsave") host.xsave = false;
+  }
+  host.runs_linux = kvm::can_run_linux(checks);
+  spdlog::log(host.runs_linux ? spdlog::level::info : spdlog::level::err, "preflight: {}", kvm::one_line_verdict(checks));
+  return host;
+}
+
+// Linux guests on a KVM without a working XSAVE get noxsave; the command line is part of the template key.
+Config adapt(Config config, const Host& host) {
+  if (host.xsave) return config;
+  for (pool::PoolSettings& pool : config.pools) {
+    if (pool.source.initramfs_path.empty()) continue;
+    pool.source.command_line += " noxsave";
+    spdlog::info("this KVM has no working XSAVE: noxsave added to the guest's command line pool={}", pool.name);
+  }
+  return config;
+}
+
+SandboxBackend sandbox_backend(PoolSet& pools, const Config& config) {
+  return {.acquire = [&pools](const std::string& owner_id, const std::string& pool, const std::string& hostname,
+                              pool::SteadyTime deadline) -> Result<pool::CloneInfo> {
+            return GRANARY_TRY(pools.acquire({.pool = pool, .owner_id = owner_id, .hostname = hostname, .deadline = deadline}))
+                .clone;
+          },
+          .release = [&pools](const std::string& clone_id) { return pools.release(clone_id); },
+          .task_socket_directory = config.run_dir + "/tasks"};
+}
+
+// Without KVM no template can be built or loaded: what the fingerprint would protect does not exist.
+std::string host_fingerprint(const std::string& kvm_path) {
+  const auto text = [&]() -> Result<std::string> {
+    const kvm::Kvm device = GRANARY_TRY(kvm::Kvm::open(kvm_path.c_str()));
+    return kvm::to_text(GRANARY_TRY(kvm::read_host_fingerprint(device)));
+  }();
+  if (text) return *text;
+  spdlog::warn("no host fingerprint error=\"{}\"", text.error().message());
+  return "";
+}
+
+std::unique_ptr<Cgroups> open_cgroups() {
+  auto groups = Cgroups::open(kCgroupParent);
+  if (!groups) {
+    spdlog::warn("running without cgroups: clones are neither limited nor accounted error=\"{}\"", groups.error().message());
+    return nullptr;
+  }
+  spdlog::info("cgroups version={} parent={}", static_cast<int>((*groups)->version()), kCgroupParent);
+  return *std::move(groups);
+}
+
+struct Ending {
+  Fd signals;
+  EventFd stop;
+};
+
+void serve_until_signal(PoolSet& pools, PoolService& service, ApiServer& server, const Ending& ending,
+                        std::chrono::milliseconds grace) {
+  wait_for_signal(ending.signals, ending.stop);
+  server.set_not_serving();
+  service.drain();
+  {
+    std::jthread second_signal([&] {
+      if (wait_for_signal(ending.signals, ending.stop)) service.hurry();
+    });
+    const bool all = service.wait_for_holds(std::chrono::steady_clock::now() + grace);
+    if (!all) spdlog::warn("ending Hold calls that are still running");
+    ending.stop.signal();
+  }
+  pools.end_all("the agent ends");
+  service.end();
+  server.shutdown();
+}
+
+Status serve(const DaemonOptions& options, const Host& host) {
+  const Config config = adapt(options.config, host);
+  const Ending ending{.signals = GRANARY_TRY(end_signal_fd()), .stop = GRANARY_TRY(EventFd::create())};
+  GRANARY_TRY(make_directories(config.run_dir));
+  pool::TemplateStore templates = GRANARY_TRY(pool::TemplateStore::open(config.state_dir + "/templates"));
+  const std::unique_ptr<Cgroups> groups = open_cgroups();
+  SpawnerProcess spawner =
+      GRANARY_TRY(SpawnerProcess::connect_or_start(config, {.libexec_dir = options.libexec_dir, .kvm_path = options.kvm_path}));
+  if (const size_t left = groups ? groups->remove_leftovers() : 0; left > 0) spdlog::warn("leftover cgroups removed count={}", left);
+  EventFeed events;
+  {
+    const std::unique_ptr<PoolSet> pools = GRANARY_TRY(PoolSet::start(config, {.spawner = spawner.client(),
+                                                                               .templates = templates,
+                                                                               .host_fingerprint = host_fingerprint(options.kvm_path),
+                                                                               .groups = groups.get(),
+                                                                               .events = events}));
+    PoolService service(*pools, events);
+    SandboxController sandboxes(sandbox_backend(*pools, config));
+    pools->on_lease_ended([&sandboxes](const std::string& clone_id, const std::string& reason) {
+      sandboxes.on_clone_ended(clone_id, reason);
+    });
+    const std::unique_ptr<ApiServer> server = GRANARY_TRY(ApiServer::start(config.socket_path(), {&service, &sandboxes}));
+    spdlog::info("ready version={} socket={} pools={}", GRANARY_VERSION, config.socket_path(), config.pools.size());
+    serve_until_signal(*pools, service, *server, ending, config.shutdown_grace);
+  }
+  spawner.end_if_own();
+  if (groups) groups->remove_parent();
+  spdlog::info("ended");
+  return ok();
+}
+
+}  // namespace
+
+int run_daemon(const DaemonOptions& options) {
+  block_end_signals();
+  ::signal(SIGPIPE, SIG_IGN);
+  const auto lock = lock_state_directory(options.config.state_dir);
+  if (!lock) {
+    spdlog::error("{}", lock.error().message());
+    return lock.error().is(Errc::kAlreadyRunning) ? kExitRunning : kExitFailed;
+  }
+  const Host host = preflight(options.kvm_path);
+  if (!host.runs_linux && !options.skip_preflight) return kExitHost;
+  const Status served = serve(options, host);
+  if (!served) spdlog::error("{}", served.error().message());
+  return served ? kExitOk : kExitFailed;
+}
+
+}  // namespace granary::agent

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "agent/config.h"
+
+namespace granary::agent {
+
+// Exit codes of granaryd; docs/configuration.md lists them.
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitFailed = 1;
+inline constexpr int kExitConfig = 2;   // configuration or command line refused
+inline constexpr int kExitHost = 3;     // the preflight says that this host cannot run Linux guests
+inline constexpr int kExitRunning = 4;  // another agent holds the state directory
+
+struct DaemonOptions {
+  Config config;
+  std::string libexec_dir;
+  std::string kvm_path;
+  bool skip_preflight = false;  // log what it says, start anyway: tiny guests, tests
+};
+
+// Runs the agent until SIGTERM or SIGINT; a second one ends the wait for running Hold calls. Returns the exit code; errors are
+// logged.
+int run_daemon(const DaemonOptions& options);
+
+}  // namespace granary::agent

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <iostream>
+
+#include "agent/daemon.h"
+
+namespace granary::agent {
+namespace {
+
+constexpr const char* kDefaultConfigFile = "/etc/granary/granary.yaml";
+
+struct Flags {
+  std::string config;
+  std::string state_dir;
+  std::string run_dir;
+  std::string libexec_dir;
+  std::string kvm = "/dev/kvm";
+  bool check_config = false;
+  bool skip_preflight = false;
+};
+
+void define(CLI::App& app, Flags& flags) {
+  app.add_option("--config", flags.config, std::string("configuration file; default ") + kDefaultConfigFile + " if it exists");
+  app.add_option("--state-dir", flags.state_dir, "in place of the configuration's state_dir");
+  app.add_option("--run-dir", flags.run_dir, "in place of the configuration's run_dir");
+  app.add_option("--libexec-dir", flags.libexec_dir, "holds granary-spawn and granary-vmm; default: where granaryd is");
+  app.add_option("--kvm", flags.kvm, "the KVM device")->capture_default_str();
+  app.add_flag("--check-config", flags.check_config, "check the configuration, say what is wrong, and exit (0 or 2)");
+  app.add_flag("--skip-preflight", flags.skip_preflight, "start although this host cannot run Linux guests (tiny guests, tests)");
+  app.set_version_flag("--version", std::string("granaryd ") + GRANARY_VERSION);
+  app.footer("Runs in the foreground and logs to standard error.\n"
+             "Exit codes: 0 ended by a signal, 1 failed, 2 configuration or command line refused,\n"
+             "3 this host cannot run Linux guests, 4 another agent holds the state directory.");
+}
+
+Result<Config> read_config(const Flags& flags) {
+  const bool installed = flags.config.empty() && ::access(kDefaultConfigFile, F_OK) == 0;
+  const std::string path = installed ? kDefaultConfigFile : flags.config;
+  Config config = path.empty() ? default_config() : GRANARY_TRY(load_config(path));
+  if (!flags.state_dir.empty()) config.state_dir = flags.state_dir;
+  if (!flags.run_dir.empty()) config.run_dir = flags.run_dir;
+  GRANARY_TRY(check_paths(config));
+  return config;
+}
+
+std::string own_directory() {
+  std::error_code code;
+  return std::filesystem::read_symlink("/proc/self/exe", code).parent_path().string();
+}
+
+int run(const Flags& flags) {
+  auto config = read_config(flags);
+  if (!config) {
+    std::cerr << "granaryd: " << config.error().message() << "\n";
+    return kExitConfig;
+  }
+  if (flags.check_config) {
+    std::cout << "configuration is valid: " << config->pools.size() << " pool(s)\n";
+    return kExitOk;
+  }
+  auto logger = spdlog::stderr_color_mt("granaryd");
+  logger->set_level(spdlog::level::from_str(config->log_level));
+  logger->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(std::move(logger));
+  return run_daemon({.config = *std::move(config),
+                     .libexec_dir = flags.libexec_dir.empty() ? own_directory() : flags.libexec_dir,
+                     .kvm_path = flags.kvm,
+                     .skip_preflight = flags.skip_preflight});
+}
+
+}  // namespace
+}  // namespace granary::agent
+
+int main(int argc, char** argv) {
+  granary::agent::Flags flags;
+  CLI::App app("Granary's agent: keeps pools of warm microVMs and hands them out", "granaryd");
+  granary::agent::define(app, flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? granary::agent::kExitOk : granary::agent::kExitConfig;
+  }
+  return granary::agent::run(flags);
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/leases.h"
+
+namespace granary::agent {
+
+LeaseTable::Claim::~Claim() {
+  if (table_ != nullptr) table_->finish(owner_id_, std::nullopt);
+}
+
+bool LeaseTable::Claim::commit(const std::string& pool, const pool::CloneInfo& clone) {
+  LeaseTable* table = std::exchange(table_, nullptr);
+  return table->finish(owner_id_, Lease{.owner_id = owner_id_, .pool = pool, .clone = clone});
+}
+
+bool LeaseTable::finish(const std::string& owner_id, std::optional<Lease> lease) {
+  bool kept = false;
+  {
+    const std::lock_guard lock(mutex_);
+    kept = lease && !gone_.contains(lease->clone.id);
+    if (kept) {
+      clone_owner_[lease->clone.id] = owner_id;
+      owners_[owner_id] = std::move(lease);
+    } else {
+      owners_.erase(owner_id);
+    }
+  }
+  changed_.notify_all();
+  return kept;
+}
+
+Result<LeaseTable::Outcome> LeaseTable::begin(const std::string& owner_id, const std::string& pool,
+                                              pool::SteadyTime deadline) {
+  std::unique_lock lock(mutex_);
+  const auto settled = [&] {
+    const auto at = owners_.find(owner_id);
+    return at == owners_.end() || at->second.has_value();
+  };
+  if (!changed_.wait_until(lock, deadline, settled)) {
+    return Error(Errc::kDeadlineExceeded, "owner " + owner_id + ": another acquire for it is still waiting");
+  }
+  Outcome outcome;
+  if (const auto at = owners_.find(owner_id); at != owners_.end()) {
+    if (at->second->pool != pool) {
+      return Error(Errc::kInvalidArgument, "owner " + owner_id + " holds clone " + at->second->clone.id + " of pool " +
+                                               at->second->pool + ", not of " + pool + "; release it first");
+    }
+    outcome.held = at->second;
+    return outcome;
+  }
+  owners_[owner_id] = std::nullopt;
+  outcome.claim.emplace(Claim(*this, owner_id));
+  return outcome;
+}
+
+std::optional<Lease> LeaseTable::of_clone(const std::string& clone_id) const {
+  const std::lock_guard lock(mutex_);
+  const auto at = clone_owner_.find(clone_id);
+  return at == clone_owner_.end() ? std::nullopt : owners_.at(at->second);
+}
+
+std::optional<Lease> LeaseTable::of_owner(const std::string& owner_id) const {
+  const std::lock_guard lock(mutex_);
+  const auto at = owners_.find(owner_id);
+  return at == owners_.end() ? std::nullopt : at->second;
+}
+
+std::vector<Lease> LeaseTable::all() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<Lease> leases;
+  for (const auto& [owner, lease] : owners_) {
+    if (lease) leases.push_back(*lease);
+  }
+  return leases;
+}
+
+bool LeaseTable::end(const std::string& clone_id, const std::string& reason) {
+  const std::lock_guard lock(mutex_);
+  if (gone_.emplace(clone_id, reason).second) gone_order_.push_back(clone_id);
+  if (gone_order_.size() > kMaxGone) {
+    gone_.erase(gone_order_.front());
+    gone_order_.pop_front();
+  }
+  const auto at = clone_owner_.find(clone_id);
+  if (at == clone_owner_.end()) return false;
+  owners_.erase(at->second);
+  clone_owner_.erase(at);
+  return true;
+}
+
+std::optional<std::string> LeaseTable::gone(const std::string& clone_id) const {
+  const std::lock_guard lock(mutex_);
+  const auto at = gone_.find(clone_id);
+  return at == gone_.end() ? std::nullopt : std::optional(at->second);
+}
+
+}  // namespace granary::agent

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/leases.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <future>
+
+namespace granary::agent {
+namespace {
+
+using std::chrono::steady_clock;
+
+pool::CloneInfo clone(const std::string& id) {
+  pool::CloneInfo info;
+  info.id = id;
+  return info;
+}
+pool::SteadyTime far() { return steady_clock::now() + std::chrono::minutes(1); }
+pool::SteadyTime past() { return steady_clock::now() - std::chrono::seconds(1); }
+
+void hold(LeaseTable& table, const std::string& owner, const std::string& pool, const std::string& id) {
+  auto outcome = table.begin(owner, pool, far());
+  ASSERT_TRUE(outcome);
+  ASSERT_TRUE(outcome->claim);
+  EXPECT_TRUE(outcome->claim->commit(pool, clone(id)));
+}
+
+TEST(LeaseTableTest, TheSameOwnerGetsTheSameClone) {
+  LeaseTable table;
+  hold(table, "o", "p", "c1");
+  const auto again = table.begin("o", "p", far());
+  ASSERT_TRUE(again);
+  EXPECT_FALSE(again->claim);
+  EXPECT_EQ(again->held->clone.id, "c1");
+  EXPECT_EQ(table.of_clone("c1")->owner_id, "o");
+  EXPECT_EQ(table.of_owner("o")->clone.id, "c1");
+}
+
+TEST(LeaseTableTest, AnOwnerCannotHoldClonesOfTwoPools) {
+  LeaseTable table;
+  hold(table, "o", "p", "c1");
+  const auto other = table.begin("o", "q", far());
+  ASSERT_FALSE(other);
+  EXPECT_TRUE(other.error().is(Errc::kInvalidArgument));
+  EXPECT_THAT(other.error().context(), testing::AllOf(testing::HasSubstr("c1"), testing::HasSubstr("of pool p")));
+}
+
+TEST(LeaseTableTest, ASecondCallWaitsForTheFirst) {
+  LeaseTable table;
+  auto first = table.begin("o", "p", far());
+  ASSERT_TRUE(first);
+  auto second = std::async(std::launch::async, [&] { return table.begin("o", "p", far())->held->clone.id; });
+  EXPECT_TRUE(first->claim->commit("p", clone("c1")));
+  EXPECT_EQ(second.get(), "c1");
+}
+
+TEST(LeaseTableTest, ADroppedClaimPassesTheTurnOn) {
+  LeaseTable table;
+  auto first = table.begin("o", "p", far());
+  ASSERT_TRUE(first);
+  auto second = std::async(std::launch::async, [&] { return table.begin("o", "p", far())->claim.has_value(); });
+  first->claim.reset();
+  EXPECT_TRUE(second.get());
+  EXPECT_FALSE(table.of_owner("o"));
+}
+
+TEST(LeaseTableTest, WaitingEndsAtTheDeadline) {
+  LeaseTable table;
+  auto first = table.begin("o", "p", far());
+  ASSERT_TRUE(first);
+  const auto second = table.begin("o", "p", past());
+  ASSERT_FALSE(second);
+  EXPECT_TRUE(second.error().is(Errc::kDeadlineExceeded));
+}
+
+TEST(LeaseTableTest, EndedClonesAreRememberedWithTheFirstReason) {
+  LeaseTable table;
+  hold(table, "o", "p", "c1");
+  EXPECT_TRUE(table.end("c1", "ended: panic"));
+  EXPECT_FALSE(table.end("c1", "released"));
+  EXPECT_EQ(table.gone("c1"), "ended: panic");
+  EXPECT_FALSE(table.gone("c2"));
+  EXPECT_FALSE(table.of_clone("c1"));
+  EXPECT_TRUE(table.all().empty());
+  // The owner is free to take another.
+  hold(table, "o", "q", "c2");
+  EXPECT_EQ(table.all().size(), 1u);
+}
+
+TEST(LeaseTableTest, ACloneThatEndedBeforeItsLeaseBeganIsNotLeased) {
+  LeaseTable table;
+  auto outcome = table.begin("o", "p", far());
+  ASSERT_TRUE(outcome);
+  table.end("c1", "ended: panic");
+  EXPECT_FALSE(outcome->claim->commit("p", clone("c1")));
+  EXPECT_FALSE(table.of_owner("o"));
+  EXPECT_FALSE(table.of_clone("c1"));
+}
+
+TEST(LeaseTableTest, WhatIsGoneIsForgottenAfterAWhile) {
+  LeaseTable table;
+  table.end("first", "released");
+  for (int i = 0; i < 4096; ++i) table.end(std::to_string(i), "released");
+  EXPECT_FALSE(table.gone("first"));
+  EXPECT_TRUE(table.gone("0"));
+}
+
+}  // namespace
+}  // namespace granary::agent

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "agent/cgroup.h"
+#include "agent/config.h"
+#include "agent/event_feed.h"
+#include "agent/leases.h"
+#include "vmpool/pool/pool.h"
+#include "vmpool/pool/spawner_client.h"
+#include "vmpool/pool/template_store.h"
+
+namespace granary::agent {
+
+// What one node's agent keeps: its pools, and who holds which clone. Everything the API offers, without gRPC. Methods from any
+// thread.
+class PoolSet {
+ public:
+  struct Resources {
+    pool::SpawnerClient& spawner;
+    pool::TemplateStore& templates;
+    std::string host_fingerprint;
+    Cgroups* groups;  // nullptr: VMMs stay in the spawner's cgroup
+    EventFeed& events;
+  };
+  struct Wish {
+    std::string pool;  // empty: the first configured
+    std::string owner_id;
+    std::string hostname;
+    pool::SteadyTime deadline;
+  };
+  struct TemplateUse {
+    pool::TemplateInfo info;
+    std::vector<std::string> used_by;
+  };
+
+  // Starts every pool of a checked configuration; the first error of any ends those already started.
+  static Result<std::unique_ptr<PoolSet>> start(const Config& config, Resources resources);
+  // Reclaims every clone.
+  ~PoolSet();
+
+  // kPoolUnknown, kPoolEmpty, kShuttingDown, kInvalidArgument (owner or host name); the same owner gets the same clone again.
+  Result<Lease> acquire(const Wish& wish);
+  // Like acquire(), but an owner that holds a clone already is refused: for a lease that ends with its call.
+  Result<Lease> acquire_new(const Wish& wish);
+  // True: was held and is reclaimed; false: was released or ended before. kCloneUnknown.
+  Result<bool> release(const std::string& clone_id);
+  Result<bool> release_owner(const std::string& owner_id);
+  // Ends a lease now and reclaims its clone on another thread: for callers that must not wait.
+  void release_later(const std::string& clone_id, const std::string& reason);
+
+  // The lease of a running clone; kCloneGone with the reason, kCloneUnknown.
+  [[nodiscard]] Result<Lease> running(const std::string& clone_id) const;
+  [[nodiscard]] std::vector<pool::PoolStatus> status() const;
+  // Of one pool, or of all for an empty name; kPoolUnknown.
+  [[nodiscard]] Result<std::vector<pool::CloneStatus>> clones(const std::string& pool) const;
+  [[nodiscard]] std::string owner_of(const std::string& clone_id) const;
+  [[nodiscard]] Result<std::string> console(const std::string& clone_id) const;
+
+  [[nodiscard]] Result<std::vector<TemplateUse>> templates() const;
+  // The key of the pool's template. Built anew when `force`, or when none is ready.
+  Result<std::string> build_template(const std::string& pool, bool force, const std::function<void(const std::string&)>& progress);
+  // EBUSY while a pool uses it; kInvalidArgument for what is no key; false: was absent.
+  Result<bool> remove_template(const std::string& key);
+
+  // Called whenever a lease ends, for whatever reason; any thread. Add them before the first acquire().
+  void on_lease_ended(std::function<void(const std::string& clone_id, const std::string& reason)> callback) {
+    lease_ended_.push_back(std::move(callback));
+  }
+
+  // No more acquires; idle clones are reclaimed. Held clones run on.
+  void drain();
+  // Ends every lease and reclaims every clone, then returns.
+  void end_all(const std::string& reason);
+
+ private:
+  struct Job {
+    std::string pool;
+    std::string clone_id;
+  };
+  explicit PoolSet(Resources resources) : resources_(std::move(resources)) {}
+  Status add(const pool::PoolSettings& settings);
+  [[nodiscard]] pool::CloneGroups groups() const;
+  [[nodiscard]] Result<pool::Pool*> find(const std::string& name) const;
+  Result<Lease> take(LeaseTable::Claim claim, const std::string& name, pool::Pool& pool, const Wish& wish);
+  bool end_lease(const std::string& clone_id, const std::string& reason);
+  void post(Job job);
+  void reclaim_posted(const std::stop_token& stop);
+
+  Resources resources_;
+  LeaseTable leases_;
+  std::vector<std::function<void(const std::string&, const std::string&)>> lease_ended_;
+  std::vector<std::pair<std::string, std::unique_ptr<pool::Pool>>> pools_;  // in the configuration's order
+
+  std::mutex jobs_mutex_;
+  std::condition_variable_any jobs_changed_;
+  std::deque<Job> jobs_;
+  std::jthread reclaimer_;
+};
+
+}  // namespace granary::agent

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/sandbox_controller.h"
+
+#include <google/protobuf/util/time_util.h>
+
+#include <atomic>
+
+#include "cri/runtime.pb.h"
+#include "grpc-api/status.h"
+
+namespace granary::agent {
+namespace {
+
+namespace sandbox = containerd::services::sandbox::v1;
+
+constexpr const char* kPoolAnnotation = "granary.dev/pool";
+constexpr uint32_t kTaskVersion = 3;
+constexpr uint32_t kKilledStatus = 137;
+// containerd's own default for RunPodSandbox is minutes; a pool that stays empty this long is worth telling.
+constexpr std::chrono::seconds kDefaultWait{30};
+
+google::protobuf::Timestamp to_proto(std::chrono::system_clock::time_point when) {
+  return google::protobuf::util::TimeUtil::NanosecondsToTimestamp(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(when.time_since_epoch()).count());
+}
+
+std::string owner_of(const std::string& sandbox_id) { return "cri/" + sandbox_id; }
+
+grpc::Status unknown(const std::string& sandbox_id) {
+  return {grpc::StatusCode::NOT_FOUND, "sandbox " + sandbox_id + " is not known to this agent"};
+}
+
+// Host namespaces cannot be had in a kernel of one's own.
+grpc::Status refuse_host_namespaces(const runtime::v1::PodSandboxConfig& config) {
+  const runtime::v1::NamespaceOption& options = config.linux_config().security_context().namespace_options();
+  const char* asked = options.network() == runtime::v1::NODE ? "hostNetwork"
+                      : options.pid() == runtime::v1::NODE   ? "hostPID"
+                      : options.ipc() == runtime::v1::NODE   ? "hostIPC"
+                                                             : nullptr;
+  if (asked == nullptr) return grpc::Status::OK;
+  return {grpc::StatusCode::INVALID_ARGUMENT,
+          std::string(asked) + ": true cannot work in a microVM, which has a kernel of its own; remove it from pod " +
+              config.metadata().namespace_() + "/" + config.metadata().name() + " or use another runtimeClassName"};
+}
+
+pool::SteadyTime deadline_of(const grpc::ServerContext& context) {
+  const auto now = std::chrono::system_clock::now();
+  const auto left = context.deadline() > now + kDefaultWait ? kDefaultWait : context.deadline() - now;
+  return std::chrono::steady_clock::now() + left;
+}
+
+}  // namespace
+
+// One pending Wait. Finishes exactly once: with the sandbox's end or with the caller's cancellation.
+class SandboxController::Waiter final : public grpc::ServerUnaryReactor {
+ public:
+  Waiter(SandboxController& controller, sandbox::ControllerWaitResponse* response)
+      : controller_(controller), response_(response) {}
+  void answer(const Sandbox& ended) {
+    response_->set_exit_status(ended.exit_status);
+    *response_->mutable_exited_at() = to_proto(ended.exited_at);
+    Finish(grpc::Status::OK);
+  }
+  void OnCancel() override {
+    if (controller_.forget(this)) Finish(grpc::Status::CANCELLED);
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  SandboxController& controller_;
+  sandbox::ControllerWaitResponse* response_;
+};
+
+SandboxController::~SandboxController() {
+  std::multimap<std::string, Waiter*> waiters;
+  {
+    const std::lock_guard lock(mutex_);
+    waiters.swap(waiters_);
+  }
+  for (const auto& [id, waiter] : waiters) {
+    waiter->Finish({grpc::StatusCode::UNAVAILABLE, "the agent is shutting down"});
+  }
+}
+
+bool SandboxController::forget(const Waiter* waiter) {
+  const std::lock_guard lock(mutex_);
+  return std::erase_if(waiters_, [waiter](const auto& entry) { return entry.second == waiter; }) > 0;
+}
+
+std::string SandboxController::address_of(const std::string& sandbox_id) const {
+  return "ttrpc+unix://" + backend_.task_socket_directory + "/" + sandbox_id + ".sock";
+}
+
+grpc::Status SandboxController::Create(grpc::ServerContext* /*context*/, const sandbox::ControllerCreateRequest* request,
+                                       sandbox::ControllerCreateResponse* response) {
+  runtime::v1::PodSandboxConfig config;
+  if (!config.ParseFromString(request->options().value())) {
+    return {grpc::StatusCode::INVALID_ARGUMENT,
+            "sandbox " + request->sandbox_id() + ": options are no runtime.v1.PodSandboxConfig"};
+  }
+  if (grpc::Status refused = refuse_host_namespaces(config); !refused.ok()) return refused;
+  Sandbox record;
+  record.hostname = config.hostname();
+  record.created_at = std::chrono::system_clock::now();
+  if (const auto at = config.annotations().find(kPoolAnnotation); at != config.annotations().end()) record.pool = at->second;
+  const std::lock_guard lock(mutex_);
+  sandboxes_.try_emplace(request->sandbox_id(), std::move(record));
+  response->set_sandbox_id(request->sandbox_id());
+  return grpc::Status::OK;
+}
+
+grpc::Status SandboxController::Start(grpc::ServerContext* context, const sandbox::ControllerStartRequest* request,
+                                      sandbox::ControllerStartResponse* response) {
+  const std::string& id = request->sandbox_id();
+  std::string pool;
+  std::string hostname;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto at = sandboxes_.find(id);
+    if (at == sandboxes_.end()) return unknown(id);
+    if (at->second.phase == Phase::kEnded) {
+      return {grpc::StatusCode::FAILED_PRECONDITION, "sandbox " + id + " has ended: " + at->second.reason};
+    }
+    pool = at->second.pool;
+    hostname = at->second.hostname;
+  }
+  const Result<pool::CloneInfo> clone = backend_.acquire(owner_of(id), pool, hostname, deadline_of(*context));
+  if (!clone) return api::to_grpc(clone.error());
+  WallTime created_at;
+  bool stopped_meanwhile = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto at = sandboxes_.find(id);
+    stopped_meanwhile = at == sandboxes_.end() || at->second.phase == Phase::kEnded;
+    if (!stopped_meanwhile) {
+      at->second.phase = Phase::kReady;
+      at->second.clone = *clone;
+      created_at = at->second.created_at;
+    }
+  }
+  if (stopped_meanwhile) {
+    (void)backend_.release(clone->id);
+    return {grpc::StatusCode::FAILED_PRECONDITION, "sandbox " + id + " was stopped while it started"};
+  }
+  response->set_sandbox_id(id);
+  response->set_pid(static_cast<uint32_t>(clone->vmm_pid));
+  *response->mutable_created_at() = to_proto(created_at);
+  response->set_address(address_of(id));
+  response->set_version(kTaskVersion);
+  return grpc::Status::OK;
+}
+
+grpc::Status SandboxController::Platform(grpc::ServerContext* /*context*/,
+                                         const sandbox::ControllerPlatformRequest* /*request*/,
+                                         sandbox::ControllerPlatformResponse* response) {
+  response->mutable_platform()->set_os("linux");
+  response->mutable_platform()->set_architecture("amd64");
+  return grpc::Status::OK;
+}
+
+grpc::Status SandboxController::Status(grpc::ServerContext* /*context*/, const sandbox::ControllerStatusRequest* request,
+                                       sandbox::ControllerStatusResponse* response) {
+  const std::lock_guard lock(mutex_);
+  const auto at = sandboxes_.find(request->sandbox_id());
+  if (at == sandboxes_.end()) return unknown(request->sandbox_id());
+  const Sandbox& record = at->second;
+  response->set_sandbox_id(request->sandbox_id());
+  response->set_pid(static_cast<uint32_t>(record.clone.vmm_pid));
+  response->set_state(record.phase == Phase::kReady ? "SANDBOX_READY" : "SANDBOX_NOTREADY");
+  *response->mutable_created_at() = to_proto(record.created_at);
+  response->set_address(address_of(request->sandbox_id()));
+  response->set_version(kTaskVersion);
+  if (record.phase == Phase::kEnded) *response->mutable_exited_at() = to_proto(record.exited_at);
+  if (request->verbose()) {
+    auto& info = *response->mutable_info();
+    info["clone"] = record.clone.id;
+    info["pool"] = record.clone.pool;
+    info["boot_id"] = record.clone.boot_id;
+    info["reason"] = record.reason;
+  }
+  return grpc::Status::OK;
+}
+
+std::vector<SandboxController::Waiter*> SandboxController::end_locked(const std::string& sandbox_id, Sandbox& record,
+                                                                     uint32_t exit_status, std::string reason) {
+  record.phase = Phase::kEnded;
+  record.exited_at = std::chrono::system_clock::now();
+  record.exit_status = exit_status;
+  record.reason = std::move(reason);
+  std::vector<Waiter*> waiters;
+  const auto [first, last] = waiters_.equal_range(sandbox_id);
+  for (auto at = first; at != last; ++at) waiters.push_back(at->second);
+  waiters_.erase(first, last);
+  return waiters;
+}
+
+void SandboxController::answer(const std::vector<Waiter*>& waiters, const Sandbox& record) {
+  for (Waiter* waiter : waiters) waiter->answer(record);
+}
+
+grpc::Status SandboxController::stop(const std::string& sandbox_id) {
+  std::string clone_id;
+  std::vector<Waiter*> waiters;
+  Sandbox ended;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto at = sandboxes_.find(sandbox_id);
+    if (at == sandboxes_.end() || at->second.phase == Phase::kEnded) return grpc::Status::OK;
+    clone_id = at->second.clone.id;
+    waiters = end_locked(sandbox_id, at->second, 0, "stopped");
+    ended = at->second;
+  }
+  answer(waiters, ended);
+  if (clone_id.empty()) return grpc::Status::OK;
+  return api::to_grpc(backend_.release(clone_id));
+}
+
+grpc::Status SandboxController::Stop(grpc::ServerContext* /*context*/, const sandbox::ControllerStopRequest* request,
+                                     sandbox::ControllerStopResponse* /*response*/) {
+  return stop(request->sandbox_id());
+}
+
+grpc::Status SandboxController::Shutdown(grpc::ServerContext* /*context*/,
+                                         const sandbox::ControllerShutdownRequest* request,
+                                         sandbox::ControllerShutdownResponse* /*response*/) {
+  grpc::Status stopped = stop(request->sandbox_id());
+  if (!stopped.ok()) return stopped;
+  const std::lock_guard lock(mutex_);
+  sandboxes_.erase(request->sandbox_id());
+  return grpc::Status::OK;
+}
+
+grpc::ServerUnaryReactor* SandboxController::Wait(grpc::CallbackServerContext* /*context*/,
+                                                  const sandbox::ControllerWaitRequest* request,
+                                                  sandbox::ControllerWaitResponse* response) {
+  auto* waiter = new Waiter(*this, response);  // deletes itself in OnDone
+  std::unique_lock lock(mutex_);
+  const auto at = sandboxes_.find(request->sandbox_id());
+  if (at == sandboxes_.end()) {
+    lock.unlock();
+    waiter->Finish(unknown(request->sandbox_id()));
+  } else if (at->second.phase == Phase::kEnded) {
+    const Sandbox ended = at->second;
+    lock.unlock();
+    waiter->answer(ended);
+  } else {
+    waiters_.emplace(request->sandbox_id(), waiter);
+  }
+  return waiter;
+}
+
+void SandboxController::on_clone_ended(const std::string& clone_id, const std::string& reason) {
+  std::vector<Waiter*> waiters;
+  Sandbox ended;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto& [id, record] : sandboxes_) {
+      if (record.clone.id != clone_id || record.phase != Phase::kReady) continue;
+      waiters = end_locked(id, record, kKilledStatus, reason);
+      ended = record;
+      break;
+    }
+  }
+  answer(waiters, ended);
+}
+
+}  // namespace granary::agent

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "containerd/sandbox.grpc.pb.h"
+#include "vmpool/pool/pool.h"
+
+namespace granary::agent {
+
+// What the controller needs of the agent: clones by owner, and their end.
+struct SandboxBackend {
+  std::function<Result<pool::CloneInfo>(const std::string& owner_id, const std::string& pool, const std::string& hostname,
+                                        pool::SteadyTime deadline)>
+      acquire;
+  std::function<Result<bool>(const std::string& clone_id)> release;
+  std::string task_socket_directory;  // where a pod's Task service listens: <directory>/<sandbox id>.sock
+};
+
+// containerd's remote sandbox controller (containerd >= 2, proxy_plugins type "sandbox"): a pod sandbox is a clone from the
+// pool, held under the owner "cri/<sandbox id>". Stop, Shutdown and Create-again are idempotent; Status of an unknown sandbox
+// is NOT_FOUND, which makes containerd treat it as gone. Wait is a long poll and holds no thread.
+//
+// Sandboxes live in memory only: after an agent restart they are unknown, so their pods are recreated.
+class SandboxController final
+    : public containerd::services::sandbox::v1::Controller::WithCallbackMethod_Wait<
+          containerd::services::sandbox::v1::Controller::Service> {
+ public:
+  explicit SandboxController(SandboxBackend backend) : backend_(std::move(backend)) {}
+  // Answers every Wait that is still pending with UNAVAILABLE.
+  ~SandboxController() override;
+
+  // A clone ended by itself: its sandbox becomes SANDBOX_NOTREADY with exit status 137 and this reason. Any thread.
+  void on_clone_ended(const std::string& clone_id, const std::string& reason);
+
+  grpc::Status Create(grpc::ServerContext* context,
+                      const containerd::services::sandbox::v1::ControllerCreateRequest* request,
+                      containerd::services::sandbox::v1::ControllerCreateResponse* response) override;
+  grpc::Status Start(grpc::ServerContext* context,
+                     const containerd::services::sandbox::v1::ControllerStartRequest* request,
+                     containerd::services::sandbox::v1::ControllerStartResponse* response) override;
+  grpc::Status Platform(grpc::ServerContext* context,
+                        const containerd::services::sandbox::v1::ControllerPlatformRequest* request,
+                        containerd::services::sandbox::v1::ControllerPlatformResponse* response) override;
+  grpc::Status Stop(grpc::ServerContext* context,
+                    const containerd::services::sandbox::v1::ControllerStopRequest* request,
+                    containerd::services::sandbox::v1::ControllerStopResponse* response) override;
+  grpc::Status Status(grpc::ServerContext* context,
+                      const containerd::services::sandbox::v1::ControllerStatusRequest* request,
+                      containerd::services::sandbox::v1::ControllerStatusResponse* response) override;
+  grpc::Status Shutdown(grpc::ServerContext* context,
+                        const containerd::services::sandbox::v1::ControllerShutdownRequest* request,
+                        containerd::services::sandbox::v1::ControllerShutdownResponse* response) override;
+  grpc::ServerUnaryReactor* Wait(grpc::CallbackServerContext* context,
+                                 const containerd::services::sandbox::v1::ControllerWaitRequest* request,
+                                 containerd::services::sandbox::v1::ControllerWaitResponse* response) override;
+
+ private:
+  class Waiter;
+  using WallTime = std::chrono::system_clock::time_point;
+  enum class Phase { kCreated, kReady, kEnded };
+  struct Sandbox {
+    std::string pool;
+    std::string hostname;
+    Phase phase = Phase::kCreated;
+    pool::CloneInfo clone;
+    WallTime created_at;
+    WallTime exited_at;
+    uint32_t exit_status = 0;
+    std::string reason;
+  };
+
+  [[nodiscard]] std::string address_of(const std::string& sandbox_id) const;
+  grpc::Status stop(const std::string& sandbox_id);
+  // With the lock held: marks the sandbox ended and takes those who wait for it.
+  std::vector<Waiter*> end_locked(const std::string& sandbox_id, Sandbox& sandbox, uint32_t exit_status,
+                                  std::string reason);
+  static void answer(const std::vector<Waiter*>& waiters, const Sandbox& sandbox);
+  // True when the waiter was still pending: the caller finishes it.
+  bool forget(const Waiter* waiter);
+
+  SandboxBackend backend_;
+  std::mutex mutex_;
+  std::map<std::string, Sandbox> sandboxes_;
+  std::multimap<std::string, Waiter*> waiters_;
+};
+
+}  // namespace granary::agent

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/spawner_process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <thread>
+
+namespace granary::agent {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr std::chrono::seconds kStartLimit{10};
+constexpr std::chrono::milliseconds kRetry{5};
+constexpr int kEndLimitMs = 10'000;
+
+// What runs in the child between fork and exec: no allocation, no locks; the parent has threads.
+[[noreturn]] void become_spawner(char* const* argv, int null, int log) {
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  ::setsid();
+  if (::fork() != 0) ::_exit(0);  // so that it is nobody's child but init's
+  ::dup2(null, STDIN_FILENO);
+  ::dup2(log, STDOUT_FILENO);
+  ::dup2(log, STDERR_FILENO);
+  ::execv(argv[0], argv);
+  ::_exit(127);
+}
+
+Status start(const Config& config, const SpawnerFiles& files) {
+  std::string words[] = {files.libexec_dir + "/granary-spawn", "--control-socket", config.spawner_socket_path(),
+                         "--run-dir", config.run_dir, "--vmm", files.libexec_dir + "/granary-vmm", "--kvm", files.kvm_path};
+  for (const std::string& program : {words[0], words[6]}) {
+    if (::access(program.c_str(), X_OK) != 0) return Error::last_os_error("run " + program + " (see --libexec-dir)");
+  }
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  const Fd null = GRANARY_TRY(open_file("/dev/null", O_RDONLY));
+  const Fd log = GRANARY_TRY(open_file(config.run_dir + "/granary-spawn.log", O_WRONLY | O_CREAT | O_APPEND, 0600));
+  const pid_t child = ::fork();
+  if (child < 0) return Error::last_os_error("fork granary-spawn");
+  if (child == 0) become_spawner(argv.data(), null.get(), log.get());
+  while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  return ok();
+}
+
+Result<std::unique_ptr<pool::SpawnerClient>> connect(const Config& config) {
+  return pool::SpawnerClient::connect(config.spawner_socket_path(), config.run_dir);
+}
+
+bool nobody_listens(const Error& error) { return error.is_errno(ENOENT) || error.is_errno(ECONNREFUSED); }
+
+}  // namespace
+
+Result<SpawnerProcess> SpawnerProcess::connect_or_start(const Config& config, const SpawnerFiles& files) {
+  auto client = connect(config);
+  const bool own = !client && nobody_listens(client.error());
+  if (own) {
+    GRANARY_TRY(start(config, files));
+    const auto limit = steady_clock::now() + kStartLimit;
+    while (!client && nobody_listens(client.error()) && steady_clock::now() < limit) {
+      std::this_thread::sleep_for(kRetry);
+      client = connect(config);
+    }
+  }
+  if (!client) {
+    return Error(client.error().code(), client.error().context() + "; granary-spawn does not answer, see " + config.run_dir +
+                                            "/granary-spawn.log");
+  }
+  SpawnerProcess process(*std::move(client), own);
+  spdlog::info("spawner {} pid={}", own ? "started" : "found", process.client().hello().pid);
+  GRANARY_TRY(process.end_orphans());
+  return process;
+}
+
+Status SpawnerProcess::end_orphans() {
+  for (const control::VmRecord& record : GRANARY_TRY(client_->list())) {
+    const VmId vm{record.vm_id};
+    if (record.alive != 0) {
+      GRANARY_TRY(client_->kill(vm));
+      spdlog::warn("orphan ended vm={} pid={}", record.vm_id, record.pid);
+    }
+    // A spawner may forget by itself what was killed on demand.
+    if (const auto forgotten = client_->forget(vm); !forgotten && !forgotten.error().is(Errc::kCloneUnknown)) return forgotten;
+  }
+  return ok();
+}
+
+void SpawnerProcess::end_if_own() {
+  if (!own_ || !client_->connected()) return;
+  const auto vms = client_->list();
+  if (!vms) return;
+  for (const control::VmRecord& record : *vms) {
+    if (record.alive != 0) return;
+  }
+  const pid_t pid = client_->hello().pid;
+  const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!process.valid() || ::syscall(SYS_pidfd_send_signal, process.get(), SIGTERM, nullptr, 0) != 0) return;
+  pollfd fd{.fd = process.get(), .events = POLLIN, .revents = 0};
+  const bool gone = ::poll(&fd, 1, kEndLimitMs) == 1;
+  spdlog::info("spawner ended pid={} gone={}", pid, gone);
+}
+
+}  // namespace granary::agent

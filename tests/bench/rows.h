@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tests/bench/figures.h"
+#include "tests/bench/lab.h"
+
+namespace granary::bench {
+
+struct Settings {
+  unsigned n = 100;      // samples of the quick rows
+  std::string programs;  // folder of granaryd, granary-spawn, granary-vmm
+  Guest counter;         // tiny-counter.elf: says when it was restored
+  Guest tiny;            // tiny-vsock.elf
+  std::vector<Guest> linux_guests;
+};
+
+// One kind of measurement, on one guest.
+struct RowSpec {
+  std::string name;
+  std::string guest;
+  std::function<Result<Row>()> measure;
+};
+
+// Rows that drive VMMs over the control protocol. Without a lab they can be named but not measured.
+std::vector<RowSpec> vmm_rows(Lab* lab, const Settings& settings);
+// Rows that go through granaryd's gRPC service.
+std::vector<RowSpec> agent_rows(const Settings& settings);
+
+inline double microseconds(std::chrono::nanoseconds time) { return static_cast<double>(time.count()) / 1e3; }
+
+}  // namespace granary::bench

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+// granaryd, granary-spawn and granaryctl as real processes; only the VMM is a stand-in. Its "echo" copies stdin to stdout,
+// writes "started" to stderr and exits with 7 once stdin is closed; every other command is missing, but "noexec" is not executable.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tests/integration/agent_bench.h"
+
+namespace granary::integration {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+using testing::Not;
+
+class AgentTest : public testing::Test {
+ protected:
+  std::string acquire(const std::string& owner) {
+    const Outcome taken = bench_.ctl({"acquire", "--owner", owner});
+    EXPECT_EQ(taken.status, 0) << taken.errors;
+    return taken.output.substr(0, taken.output.find('\n'));
+  }
+  AgentBench bench_;
+};
+
+TEST_F(AgentTest, RunCarriesStdioAndTheExitCode) {
+  const auto agent = bench_.start_agent();
+  const Outcome run = bench_.ctl({"run", "-i", "-v", "--info", bench_.path("info"), "--", "echo"}, "hello");
+  EXPECT_EQ(run.status, 7) << run.errors;
+  EXPECT_EQ(run.output, "hello");
+  EXPECT_THAT(run.errors, testing::AllOf(HasSubstr("started"), HasSubstr("boot id fake-boot-id"), HasSubstr("pool a")));
+  std::ifstream info(bench_.path("info"));
+  const json clone = json::parse(info);
+  EXPECT_EQ(clone["boot_id"], "fake-boot-id");
+  EXPECT_EQ(clone["pool"], "a");
+  EXPECT_GT(std::stoll(clone["handover_ns"].get<std::string>()), 0);
+  // run returned: its clone is proven gone already.
+  EXPECT_THAT(bench_.ctl({"ls"}).output, Not(HasSubstr(clone["id"].get<std::string>())));
+}
+
+TEST_F(AgentTest, LargeInputSurvivesBothWays) {
+  const auto agent = bench_.start_agent();
+  std::string input;
+  for (int i = 0; i < 200'000; ++i) input += std::to_string(i) + "\n";
+  const Outcome run = bench_.ctl({"run", "-i", "--", "echo"}, input);
+  EXPECT_EQ(run.status, 7) << run.errors;
+  EXPECT_TRUE(run.output == input) << run.output.size() << " bytes of " << input.size();
+}
+
+TEST_F(AgentTest, CommandsThatCannotStartGiveAShellsCodes) {
+  const auto agent = bench_.start_agent();
+  EXPECT_EQ(bench_.ctl({"run", "--", "missing"}).status, 127);
+  EXPECT_EQ(bench_.ctl({"run", "--", "noexec"}).status, 126);
+}
+
+TEST_F(AgentTest, OwnErrorsAreOneLineAndCode125) {
+  const Outcome no_agent = bench_.ctl({"status"});
+  EXPECT_EQ(no_agent.status, 125);
+  EXPECT_THAT(no_agent.errors, HasSubstr("is granaryd running?"));
+  const auto agent = bench_.start_agent();
+  const Outcome pool = bench_.ctl({"run", "--pool", "b", "--", "echo"});
+  EXPECT_EQ(pool.status, 125);
+  EXPECT_EQ(pool.errors, "granaryctl: pool \"b\"; configured: a: unknown pool\n");
+  const Outcome clone = bench_.ctl({"exec", "0123", "--", "echo"});
+  EXPECT_EQ(clone.status, 125);
+  EXPECT_THAT(clone.errors, HasSubstr("unknown clone"));
+  EXPECT_THAT(bench_.ctl({"run", "-t", "--", "echo"}).errors, HasSubstr("no terminal"));
+  const std::vector<std::string> many(15, std::string(100'000, 'x'));
+  std::vector<std::string> words = {"run", "--", "echo"};
+  words.insert(words.end(), many.begin(), many.end());
+  const Outcome argv = bench_.ctl(words);
+  EXPECT_EQ(argv.status, 125);
+  EXPECT_THAT(argv.errors, testing::AllOf(HasSubstr("1500068 bytes"), HasSubstr("the limit is")));
+  EXPECT_EQ(bench_.ctl({"frobnicate"}).status, 125);
+}
+
+TEST_F(AgentTest, AnExplicitLeaseLivesUntilItIsReleased) {
+  const auto agent = bench_.start_agent();
+  const std::string id = acquire("me");
+  EXPECT_EQ(acquire("me"), id);
+  EXPECT_NE(acquire("you"), id);
+  EXPECT_EQ(bench_.ctl({"exec", "-i", id.substr(0, 18), "--", "echo"}, "again").output, "again");
+  EXPECT_THAT(bench_.ctl({"ls"}).output, testing::AllOf(HasSubstr(id), HasSubstr("me")));
+  EXPECT_EQ(bench_.ctl({"console", id}).status, 0);
+  EXPECT_THAT(bench_.ctl({"release", id}).output, HasSubstr("released in"));
+  EXPECT_EQ(bench_.ctl({"release", id}).output, "was released before\n");
+  const Outcome late = bench_.ctl({"exec", id, "--", "echo"});
+  EXPECT_EQ(late.status, 125);
+  EXPECT_EQ(late.errors, "granaryctl: clone " + id + ", released: clone is gone\n");
+  EXPECT_NE(acquire("me"), id);
+}
+
+TEST_F(AgentTest, AnEmptyPoolSaysSoAfterTheWait) {
+  bench_.configure("max: 1\n    size: 1");
+  const auto agent = bench_.start_agent();
+  acquire("me");
+  const Outcome second = bench_.ctl({"acquire", "--owner", "you", "--wait", "1"});
+  EXPECT_EQ(second.status, 125);
+  EXPECT_THAT(second.errors, HasSubstr("pool is empty"));
+}
+
+TEST_F(AgentTest, AKilledRunLeavesNoClone) {
+  const auto agent = bench_.start_agent();
+  const auto run = bench_.start_ctl({"run", "-i", "--", "echo"});
+  ASSERT_TRUE(run->wait_for("started")) << run->errors();
+  const json clones = json::parse(bench_.ctl({"--output", "json", "ls"}).output)["clones"];
+  std::string id;
+  for (const json& clone : clones) {
+    if (clone["state"] == "running") id = clone["id"];
+  }
+  ASSERT_FALSE(id.empty());
+  run->signal(SIGKILL);
+  EXPECT_TRUE(agent->wait_for("reclaimed pool=a clone=" + id));
+  EXPECT_THAT(bench_.ctl({"exec", id, "--", "echo"}).errors, HasSubstr("its caller went away"));
+}
+
+TEST_F(AgentTest, SignalsReachTheCommand) {
+  const auto agent = bench_.start_agent();
+  const auto run = bench_.start_ctl({"run", "-i", "--", "echo"});
+  ASSERT_TRUE(run->wait_for("started"));
+  run->signal(SIGTERM);
+  EXPECT_TRUE(run->wait_for("signal 15"));
+  run->close_stdin();
+  EXPECT_EQ(run->wait(), 7);
+}
+
+TEST_F(AgentTest, ADeadCloneIsToldWithItsReason) {
+  const auto agent = bench_.start_agent();
+  const std::string id = acquire("me");
+  const json clones = json::parse(bench_.ctl({"--output", "json", "ls"}).output)["clones"];
+  for (const json& clone : clones) {
+    if (clone["id"] == id) ::kill(clone["vmm_pid"], SIGKILL);
+  }
+  EXPECT_TRUE(agent->wait_for("reclaimed pool=a clone=" + id));
+  const Outcome exec = bench_.ctl({"exec", id, "--", "echo"});
+  EXPECT_EQ(exec.status, 125);
+  EXPECT_THAT(exec.errors, testing::AllOf(HasSubstr(id + ", ended: "), HasSubstr("clone is gone")));
+  EXPECT_NE(acquire("me"), id);
+}
+
+TEST_F(AgentTest, StatusTemplatesAndEvents) {
+  const auto agent = bench_.start_agent();
+  const auto events = bench_.start_ctl({"events"});
+  const json status = json::parse(bench_.ctl({"--output", "json", "status"}).output);
+  ASSERT_EQ(status["pools"].size(), 1u);
+  const std::string key = status["pools"][0]["template_key"];
+  EXPECT_EQ(key.size(), 64u);
+  EXPECT_THAT(bench_.ctl({"status"}).output, testing::AllOf(HasSubstr("POOL"), HasSubstr("1 x 1.00 MiB"), HasSubstr(key.substr(0, 12))));
+  EXPECT_THAT(bench_.ctl({"template", "ls"}).output, HasSubstr(key.substr(0, 12)));
+  EXPECT_THAT(bench_.ctl({"template", "inspect", key.substr(0, 8)}).output, HasSubstr("kernel"));
+  const Outcome in_use = bench_.ctl({"template", "rm", key});
+  EXPECT_EQ(in_use.status, 125);
+  EXPECT_THAT(in_use.errors, HasSubstr("pool a uses it"));
+  EXPECT_EQ(bench_.ctl({"template", "build"}).output, key + "\n");
+  EXPECT_EQ(bench_.ctl({"template", "build", "--force"}).output, key + "\n");
+  EXPECT_TRUE(events->wait_for("template-ready")) << events->output();
+}
+
+TEST_F(AgentTest, SigtermReclaimsEverythingAndExitsZero) {
+  const auto agent = bench_.start_agent();
+  const auto run = bench_.start_ctl({"run", "-i", "--", "echo"});
+  ASSERT_TRUE(run->wait_for("started"));
+  acquire("me");
+  agent->signal(SIGTERM);
+  EXPECT_EQ(agent->wait(), 0) << agent->errors();
+  EXPECT_EQ(run->wait(), 125) << run->errors();
+  EXPECT_THAT(agent->errors(), testing::AllOf(HasSubstr("spawner ended"), HasSubstr("ending Hold calls")));
+  EXPECT_THAT(bench_.left_behind(), testing::IsEmpty());
+}
+
+TEST_F(AgentTest, SigtermLetsARunningCommandFinishButTakesNoNewOnes) {
+  bench_.configure("size: 2", "shutdown_grace: 1h");
+  const auto agent = bench_.start_agent();
+  const auto run = bench_.start_ctl({"run", "-i", "--", "echo"});
+  ASSERT_TRUE(run->wait_for("started"));
+  agent->signal(SIGTERM);
+  ASSERT_TRUE(agent->wait_for("signal received"));
+  const Outcome late = bench_.ctl({"acquire"});
+  EXPECT_EQ(late.status, 125);
+  EXPECT_THAT(late.errors, HasSubstr("shutting down"));
+  run->write("still here");
+  run->close_stdin();
+  EXPECT_EQ(run->wait(), 7) << run->errors();
+  EXPECT_EQ(run->output(), "still here");
+  EXPECT_EQ(agent->wait(), 0);
+}
+
+TEST_F(AgentTest, ASecondSignalCutsTheGraceShort) {
+  bench_.configure("size: 2", "shutdown_grace: 1h");
+  const auto agent = bench_.start_agent();
+  const auto run = bench_.start_ctl({"run", "-i", "--", "echo"});
+  ASSERT_TRUE(run->wait_for("started"));
+  agent->signal(SIGTERM);
+  ASSERT_TRUE(agent->wait_for("signal received number=15"));
+  agent->signal(SIGINT);
+  EXPECT_EQ(agent->wait(), 0);
+  EXPECT_EQ(run->wait(), 125);
+}
+
+TEST_F(AgentTest, TheSecondAgentOnAStateDirectoryIsRefused) {
+  const auto agent = bench_.start_agent();
+  const Outcome second = run_to_end(bench_.agent_command());
+  EXPECT_EQ(second.status, 4);
+  EXPECT_THAT(second.errors, HasSubstr("pid " + std::to_string(agent->pid())));
+  EXPECT_EQ(bench_.ctl({"status"}).status, 0);
+}
+
+TEST_F(AgentTest, AfterAKilledAgentTheNextOneEndsItsClones) {
+  auto agent = bench_.start_agent();
+  acquire("me");
+  agent->signal(SIGKILL);
+  agent->wait();
+  agent = bench_.start_agent();
+  EXPECT_THAT(agent->errors(), HasSubstr("spawner found"));
+  agent->signal(SIGTERM);
+  EXPECT_EQ(agent->wait(), 0);
+  // It was not this agent's: it stays.
+  EXPECT_THAT(bench_.left_behind(), testing::ElementsAre("spawn.sock"));
+}
+
+TEST_F(AgentTest, ABadConfigurationIsRefusedWithItsPlace) {
+  bench_.configure("sise: 2");
+  const Outcome bad = run_to_end(bench_.agent_command());
+  EXPECT_EQ(bad.status, 2);
+  EXPECT_THAT(bad.errors, HasSubstr(bench_.path("granary.yaml") + ":8:5: pools[0]: unknown key \"sise\""));
+  bench_.configure("template: {kernel: /nonexistent}");
+  const Outcome missing = run_to_end(bench_.agent_command());
+  EXPECT_EQ(missing.status, 1);
+  EXPECT_THAT(missing.errors, testing::AllOf(HasSubstr("/nonexistent"), HasSubstr("guest kernel missing")));
+}
+
+TEST_F(AgentTest, AHostWithoutKvmIsRefusedByThePreflight) {
+  std::vector<std::string> command = bench_.agent_command();
+  command.pop_back();
+  const Outcome refused = run_to_end(command);
+  EXPECT_EQ(refused.status, 3);
+  EXPECT_THAT(refused.errors, HasSubstr("this host cannot run Linux guests"));
+  EXPECT_EQ(bench_.ctl({"doctor", "--kvm", "/dev/null"}).status, 1);
+}
+
+}  // namespace
+}  // namespace granary::integration
