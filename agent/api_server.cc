@@ -63,7 +63,8 @@ struct ApiServer::Impl {
 
   void accept_all() {
     for (;;) {
-      pollfd fds[2] = {{.fd = listener.get(), .events = POLLIN, .revents = 0}, {.fd = stop.get(), .events = POLLIN, .revents = 0}};
+      pollfd fds[2] = {{.fd = listener.get(), .events = POLLIN, .revents = 0},
+                       {.fd = stop.get(), .events = POLLIN, .revents = 0}};
       ::poll(fds, 2, -1);
       if (fds[1].revents != 0) return;
       Fd connection(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
@@ -90,7 +91,8 @@ struct ApiServer::Impl {
 
 ApiServer::ApiServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-Result<std::unique_ptr<ApiServer>> ApiServer::start(const std::string& socket_path, std::vector<grpc::Service*> services) {
+Result<std::unique_ptr<ApiServer>> ApiServer::start(const std::string& socket_path,
+                                                    std::vector<grpc::Service*> services) {
   auto impl = std::make_unique<Impl>(socket_path, GRANARY_TRY(listen_on(socket_path)), GRANARY_TRY(EventFd::create()));
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();

@@ -15,9 +15,10 @@ namespace granary::agent {
 
 // The agent's gRPC server on a unix socket, with the standard health and reflection services.
 //
-// Who may connect: the socket is 0600 in a directory of its own owner, and each connection's SO_PEERCRED must be root or
-// this process's user. gRPC cannot check the latter itself, so connections are accepted here and handed over as descriptors.
-// Messages are at most 16 MiB, so that an Exec with far too many arguments reaches the check that names the limit.
+// Who may connect: the socket is 0600 in a directory of its own owner, and each connection's SO_PEERCRED must be root
+// or this process's user. gRPC cannot check the latter itself, so connections are accepted here and handed over as
+// descriptors. Messages are at most 16 MiB, so that an Exec with far too many arguments reaches the check that names
+// the limit.
 class ApiServer {
  public:
   // Replaces a socket file that nobody listens on. The services outlive the server.

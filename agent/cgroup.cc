@@ -65,7 +65,8 @@ Result<std::unique_ptr<Cgroups>> Cgroups::open(const std::string& parent) {
   if (const int code = ::cgroup_init(); code != 0) return cgroup_error(code, "look for mounted cgroups");
   const std::string mount = mount_point("memory");
   if (mount.empty()) {
-    return Error::from_errno(ENODEV, "no cgroup hierarchy with the memory controller is mounted; mount cgroup v2 at /sys/fs/cgroup");
+    return Error::from_errno(
+        ENODEV, "no cgroup hierarchy with the memory controller is mounted; mount cgroup v2 at /sys/fs/cgroup");
   }
   const bool v2 = is_v2(mount);
   std::vector<std::string> controllers;
@@ -73,8 +74,7 @@ Result<std::unique_ptr<Cgroups>> Cgroups::open(const std::string& parent) {
     const std::string at = mount_point(name);
     if (!at.empty() && is_v2(at) == v2) controllers.emplace_back(name);
   }
-  std::unique_ptr<Cgroups> groups(
-      new Cgroups(v2 ? Version::kV2 : Version::kV1, std::move(controllers), mount, parent));
+  std::unique_ptr<Cgroups> groups(new Cgroups(v2 ? Version::kV2 : Version::kV1, std::move(controllers), mount, parent));
   GRANARY_TRY(groups->make_parent());
   groups->lock_ = GRANARY_TRY(open_file(mount + "/" + parent, O_RDONLY | O_DIRECTORY));
   if (::flock(groups->lock_.get(), LOCK_SH) != 0) return Error::last_os_error("lock cgroup " + parent);
@@ -123,8 +123,8 @@ Status Cgroups::check_empty(const std::string& path) {
   if (code == 0) std::free(pids);
   if (code != 0) return cgroup_error(code, "list processes of cgroup " + path);
   if (count == 0) return ok();
-  return Error::from_errno(EBUSY, "remove cgroup " + path + ": " + std::to_string(count) + " processes inside, the first is " +
-                                      std::to_string(first));
+  return Error::from_errno(EBUSY, "remove cgroup " + path + ": " + std::to_string(count) +
+                                      " processes inside, the first is " + std::to_string(first));
 }
 
 Result<bool> Cgroups::remove(const std::string& name) {
@@ -133,7 +133,8 @@ Result<bool> Cgroups::remove(const std::string& name) {
   if (!exists(mount_ + "/" + path)) return false;
   GRANARY_TRY(check_empty(path));
   // On v2 the controllers share one directory, and libcgroup would remove it once for each.
-  const Group group = GRANARY_TRY(describe(path, version_ == Version::kV2 ? std::vector{controllers_.front()} : controllers_));
+  const Group group =
+      GRANARY_TRY(describe(path, version_ == Version::kV2 ? std::vector{controllers_.front()} : controllers_));
   const int code = ::cgroup_delete_cgroup_ext(group.get(), CGFLAG_DELETE_EMPTY_ONLY);
   if (code != 0) return cgroup_error(code, "remove cgroup " + mount_ + "/" + path);
   return true;

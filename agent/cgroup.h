@@ -11,9 +11,9 @@
 
 namespace granary::agent {
 
-// One cgroup per clone below a common parent ("granary.slice/pool"), on cgroup v2 or v1, whichever has the memory controller.
-// Controllers used, where the host has them: memory, pids, cpu. libcgroup is used in cgroup.cc and nowhere else.
-// Thread-safe. Groups outlive this object; remove_parent() takes the parent away at a clean exit.
+// One cgroup per clone below a common parent ("granary.slice/pool"), on cgroup v2 or v1, whichever has the memory
+// controller. Controllers used, where the host has them: memory, pids, cpu. libcgroup is used in cgroup.cc and nowhere
+// else. Thread-safe. Groups outlive this object; remove_parent() takes the parent away at a clean exit.
 class Cgroups {
  public:
   enum class Version { kV1 = 1, kV2 = 2 };
@@ -25,15 +25,15 @@ class Cgroups {
 
   [[nodiscard]] Version version() const { return version_; }
 
-  // Makes PARENT/NAME, or takes the one that is there. On v2 the open directory, for clone3(CLONE_INTO_CGROUP); on v1 an
-  // invalid Fd: there a process is moved in with add().
+  // Makes PARENT/NAME, or takes the one that is there. On v2 the open directory, for clone3(CLONE_INTO_CGROUP); on v1
+  // an invalid Fd: there a process is moved in with add().
   Result<Fd> create(const std::string& name);
   Status add(const std::string& name, int32_t pid);
   // True: removed; false: was absent. EBUSY names a process that is still inside: nothing is ever moved out to
   // make a removal succeed.
   Result<bool> remove(const std::string& name);
-  // Removes the empty groups that an agent which was killed left below the parent, and returns how many. Does nothing while another
-  // agent uses the same parent: each holds a shared flock(2) on it.
+  // Removes the empty groups that an agent which was killed left below the parent, and returns how many. Does nothing
+  // while another agent uses the same parent: each holds a shared flock(2) on it.
   size_t remove_leftovers();
   // Removes the parent if it has no groups left; false otherwise.
   bool remove_parent();

@@ -18,7 +18,8 @@ class CgroupTest : public testing::Test {
     auto opened = Cgroups::open(parent_);
     if (!opened) {
       const Error& error = opened.error();
-      const bool not_here = error.is_errno(ENODEV) || error.is_errno(EACCES) || error.is_errno(EPERM) || error.is_errno(EROFS);
+      const bool not_here =
+          error.is_errno(ENODEV) || error.is_errno(EACCES) || error.is_errno(EPERM) || error.is_errno(EROFS);
       ASSERT_TRUE(not_here) << error.message();
       GTEST_SKIP() << "no cgroups here: " << error.message();
     }

@@ -79,8 +79,9 @@ Status check_pool(const YamlNode& node, const Place& place, const pool::PoolSett
                                       spell_size(pool.shape.memory_bytes) + " is no whole number of MiB; round it");
   }
   if (pool.size > pool.max) {
-    return place.key("size").refuse(value_or_map(node, "size"), std::to_string(pool.size) + " is more than max (" +
-                                                                    std::to_string(pool.max) + "); lower size or raise max");
+    return place.key("size").refuse(
+        value_or_map(node, "size"),
+        std::to_string(pool.size) + " is more than max (" + std::to_string(pool.max) + "); lower size or raise max");
   }
   return ok();
 }
@@ -109,7 +110,8 @@ std::string Config::socket_path() const { return socket.empty() ? run_dir + "/gr
 
 Config default_config() {
   Config config;
-  config.guest = {.kernel_path = kDefaultKernel, .initramfs_path = kDefaultInitramfs, .command_line = kDefaultCommandLine};
+  config.guest = {
+      .kernel_path = kDefaultKernel, .initramfs_path = kDefaultInitramfs, .command_line = kDefaultCommandLine};
   config.pools = {default_pool(config.guest)};
   name_shapes(config);
   return config;
@@ -140,7 +142,8 @@ Result<Config> parse_config(std::string_view text, const std::string& name) {
   };
   GRANARY_TRY(read_map(root, top,
                        {path_field("run_dir", config.run_dir), path_field("state_dir", config.state_dir),
-                        path_field("socket", config.socket), word_field("log_level", config.log_level, {"debug", "info", "warn", "error"}),
+                        path_field("socket", config.socket),
+                        word_field("log_level", config.log_level, {"debug", "info", "warn", "error"}),
                         duration_field("shutdown_grace", config.shutdown_grace, milliseconds(0), kHour),
                         map_field("guest", source_fields(config.guest)), Field{"pools", keep_pools}}));
   const auto paths = check_paths(config);

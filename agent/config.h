@@ -13,13 +13,13 @@ namespace granary::agent {
 
 // The agent's configuration. docs/configuration.md describes every key; deploy/granary.yaml is an example.
 struct Config {
-  std::string run_dir = "/run/granary";        // sockets; gone after a reboot
-  std::string state_dir = "/var/lib/granary";  // templates, lock
-  std::string socket;                          // empty: granaryd.sock in run_dir
-  std::string log_level = "info";              // debug, info, warn, error
+  std::string run_dir = "/run/granary";              // sockets; gone after a reboot
+  std::string state_dir = "/var/lib/granary";        // templates, lock
+  std::string socket;                                // empty: granaryd.sock in run_dir
+  std::string log_level = "info";                    // debug, info, warn, error
   std::chrono::milliseconds shutdown_grace{10'000};  // how long SIGTERM waits for running `Hold` calls
-  pool::TemplateSource guest;                  // for pools whose `template` leaves a key out
-  std::vector<pool::PoolSettings> pools;       // at least one; the first is the default pool
+  pool::TemplateSource guest;                        // for pools whose `template` leaves a key out
+  std::vector<pool::PoolSettings> pools;             // at least one; the first is the default pool
 
   [[nodiscard]] std::string socket_path() const;
   [[nodiscard]] std::string spawner_socket_path() const { return run_dir + "/spawn.sock"; }
@@ -30,12 +30,13 @@ inline constexpr size_t kMaxPools = 64;
 // What runs without a file: one pool "default", 1 vCPU, 256 MiB, 4 warm clones, the installed guest.
 Config default_config();
 
-// Parses and checks a whole configuration; kConfigInvalid "name:line:column: key: reason; remedy" for the first mistake. Files that
-// the configuration names are not opened.
+// Parses and checks a whole configuration; kConfigInvalid "name:line:column: key: reason; remedy" for the first
+// mistake. Files that the configuration names are not opened.
 Result<Config> parse_config(std::string_view text, const std::string& name);
 // The same from a file; an errno error when it cannot be read.
 Result<Config> load_config(const std::string& path);
-// For what flags may change after parsing: run_dir, state_dir and socket are absolute and short enough for a socket address.
+// For what flags may change after parsing: run_dir, state_dir and socket are absolute and short enough for a socket
+// address.
 Status check_paths(const Config& config);
 
 }  // namespace granary::agent

@@ -130,7 +130,8 @@ Field text_field(std::string_view name, std::string& into, size_t most_bytes) {
   return {name, [&into, most_bytes](const YamlNode& node, const Place& place) -> Status {
             GRANARY_TRY(want_scalar(node, place, "a text"));
             if (node.text.size() > most_bytes) {
-              return place.refuse(node, std::to_string(node.text.size()) + " bytes; give at most " + std::to_string(most_bytes));
+              return place.refuse(
+                  node, std::to_string(node.text.size()) + " bytes; give at most " + std::to_string(most_bytes));
             }
             into = node.text;
             return ok();
@@ -206,8 +207,9 @@ Field size_field(std::string_view name, uint64_t& bytes, uint64_t least, uint64_
 Field duration_field(std::string_view name, std::chrono::milliseconds& into, std::chrono::milliseconds least,
                      std::chrono::milliseconds most) {
   return {name, [&into, least, most](const YamlNode& node, const Place& place) -> Status {
-            const uint64_t ms = GRANARY_TRY(read_quantity(node, place, kDurationUnits, static_cast<uint64_t>(least.count()),
-                                                          static_cast<uint64_t>(most.count())));
+            const uint64_t ms =
+                GRANARY_TRY(read_quantity(node, place, kDurationUnits, static_cast<uint64_t>(least.count()),
+                                          static_cast<uint64_t>(most.count())));
             into = std::chrono::milliseconds(ms);
             return ok();
           }};

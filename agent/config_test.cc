@@ -147,7 +147,8 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"RunDirTooLong", "run_dir: /" + many(60, "x"), "1:1", "run_dir /x"},
         Refusal{"SocketTooLong", "socket: /" + many(120, "x"), "1:1", "at most 107 bytes"},
         Refusal{"LogLevel", "log_level: loud", "1:12", "\"loud\" is unknown; give one of debug, info, warn, error"},
-        Refusal{"DurationWithoutUnit", "shutdown_grace: 10", "1:17", "wrong type: \"10\"; give a whole number with a unit, 0ms to 1h"},
+        Refusal{"DurationWithoutUnit", "shutdown_grace: 10", "1:17",
+                "wrong type: \"10\"; give a whole number with a unit, 0ms to 1h"},
         Refusal{"DurationTooLong", "shutdown_grace: 2h", "1:17", "2h is out of range"},
         Refusal{"DurationNegative", "shutdown_grace: -1s", "1:17", "wrong type: \"-1s\""},
         Refusal{"DurationOverflow", "shutdown_grace: 18446744073709551615h", "1:17", "wrong type"},
@@ -155,7 +156,8 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"NoPools", "pools: []", "1:8", "pools: 0 items; give 1 to 64"},
         Refusal{"TooManyPools", "pools: [" + many(65, "{},") + "]", "1:8", "65 items"},
         Refusal{"GuestUnknownKey", "guest:\n  kernal: /k", "2:3", "guest: unknown key \"kernal\""},
-        Refusal{"CommandLineTooLong", "guest: {command_line: " + many(2048, "x") + "}", "1:23", "2048 bytes; give at most 2047"}),
+        Refusal{"CommandLineTooLong", "guest: {command_line: " + many(2048, "x") + "}", "1:23",
+                "2048 bytes; give at most 2047"}),
     [](const auto& instance) { return std::string(instance.param.name); });
 
 Refusal in_pool(const char* name, const std::string& line, const char* place, const char* reason) {
@@ -165,7 +167,8 @@ Refusal in_pool(const char* name, const std::string& line, const char* place, co
 INSTANTIATE_TEST_SUITE_P(
     PoolOf, ConfigRefusal,
     testing::Values(
-        Refusal{"DuplicatePool", "pools:\n  - name: a\n  - {vcpus: 1, name: a}", "3:22", "duplicate pool \"a\", first given in line 2"},
+        Refusal{"DuplicatePool", "pools:\n  - name: a\n  - {vcpus: 1, name: a}", "3:22",
+                "duplicate pool \"a\", first given in line 2"},
         Refusal{"NoName", "pools:\n  - vcpus: 1", "2:5", "pools[0]: no name"},
         Refusal{"BadName", "pools:\n  - name: A/b", "2:11", "\"A/b\" is not a name"},
         Refusal{"PoolIsScalar", "pools:\n  - a", "2:5", "pools[0]: wrong type: a single value; give a map"},
@@ -184,7 +187,8 @@ INSTANTIATE_TEST_SUITE_P(
         in_pool("MaxZero", "max: 0", "3:10", "0 is out of range"),
         in_pool("RefillZero", "refill_concurrency: 0", "3:25", "0 is out of range"),
         in_pool("TemplateIsAList", "template: []", "3:15", "wrong type: a list; give a map of kernel"),
-        in_pool("KernelRelative", "template: {kernel: vmlinuz}", "3:24", "pools[0].template.kernel: \"vmlinuz\" is not"),
+        in_pool("KernelRelative", "template: {kernel: vmlinuz}", "3:24",
+                "pools[0].template.kernel: \"vmlinuz\" is not"),
         in_pool("NetSlots", "devices: {net: 3}", "3:20", "3 is out of range"),
         in_pool("BlockSlots", "devices: {block: 9}", "3:22", "9 is out of range"),
         in_pool("SwitchIsNumber", "devices: {entropy: 1}", "3:24", "give true or false"),

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <functional>
 #include <thread>
 
 #include "agent/api_server.h"
@@ -47,7 +48,8 @@ Result<Fd> end_signal_fd() {
 
 // True: a signal came; false: `stop` was raised first.
 bool wait_for_signal(const Fd& signals, const EventFd& stop) {
-  pollfd fds[2] = {{.fd = signals.get(), .events = POLLIN, .revents = 0}, {.fd = stop.get(), .events = POLLIN, .revents = 0}};
+  pollfd fds[2] = {{.fd = signals.get(), .events = POLLIN, .revents = 0},
+                   {.fd = stop.get(), .events = POLLIN, .revents = 0}};
   while (::poll(fds, 2, -1) < 0 && errno == EINTR) {
   }
   signalfd_siginfo info{};
@@ -71,7 +73,8 @@ Host preflight(const std::string& kvm_path) {
     if (check.name == "guest.xsave") host.xsave = false;
   }
   host.runs_linux = kvm::can_run_linux(checks);
-  spdlog::log(host.runs_linux ? spdlog::level::info : spdlog::level::err, "preflight: {}", kvm::one_line_verdict(checks));
+  spdlog::log(host.runs_linux ? spdlog::level::info : spdlog::level::err, "preflight: {}",
+              kvm::one_line_verdict(checks));
   return host;
 }
 
@@ -89,7 +92,8 @@ Config adapt(Config config, const Host& host) {
 SandboxBackend sandbox_backend(PoolSet& pools, const Config& config) {
   return {.acquire = [&pools](const std::string& owner_id, const std::string& pool, const std::string& hostname,
                               pool::SteadyTime deadline) -> Result<pool::CloneInfo> {
-            return GRANARY_TRY(pools.acquire({.pool = pool, .owner_id = owner_id, .hostname = hostname, .deadline = deadline}))
+            return GRANARY_TRY(
+                       pools.acquire({.pool = pool, .owner_id = owner_id, .hostname = hostname, .deadline = deadline}))
                 .clone;
           },
           .release = [&pools](const std::string& clone_id) { return pools.release(clone_id); },
@@ -110,7 +114,8 @@ std::string host_fingerprint(const std::string& kvm_path) {
 std::unique_ptr<Cgroups> open_cgroups() {
   auto groups = Cgroups::open(kCgroupParent);
   if (!groups) {
-    spdlog::warn("running without cgroups: clones are neither limited nor accounted error=\"{}\"", groups.error().message());
+    spdlog::warn("running without cgroups: clones are neither limited nor accounted error=\"{}\"",
+                 groups.error().message());
     return nullptr;
   }
   spdlog::info("cgroups version={} parent={}", static_cast<int>((*groups)->version()), kCgroupParent);
@@ -140,34 +145,45 @@ void serve_until_signal(PoolSet& pools, PoolService& service, ApiServer& server,
   server.shutdown();
 }
 
+// What must happen however serve() ends.
+struct AtEnd {
+  std::function<void()> action;
+  ~AtEnd() { action(); }
+};
+
 Status serve(const DaemonOptions& options, const Host& host) {
   const Config config = adapt(options.config, host);
   const Ending ending{.signals = GRANARY_TRY(end_signal_fd()), .stop = GRANARY_TRY(EventFd::create())};
   GRANARY_TRY(make_directories(config.run_dir));
   pool::TemplateStore templates = GRANARY_TRY(pool::TemplateStore::open(config.state_dir + "/templates"));
   const std::unique_ptr<Cgroups> groups = open_cgroups();
-  SpawnerProcess spawner =
-      GRANARY_TRY(SpawnerProcess::connect_or_start(config, {.libexec_dir = options.libexec_dir, .kvm_path = options.kvm_path}));
-  if (const size_t left = groups ? groups->remove_leftovers() : 0; left > 0) spdlog::warn("leftover cgroups removed count={}", left);
+  const AtEnd remove_groups{[&] {
+    if (groups) groups->remove_parent();
+  }};
+  SpawnerProcess spawner = GRANARY_TRY(
+      SpawnerProcess::connect_or_start(config, {.libexec_dir = options.libexec_dir, .kvm_path = options.kvm_path}));
+  const AtEnd end_spawner{[&] { spawner.end_if_own(); }};
+  if (const size_t left = groups ? groups->remove_leftovers() : 0; left > 0)
+    spdlog::warn("leftover cgroups removed count={}", left);
   EventFeed events;
   {
-    const std::unique_ptr<PoolSet> pools = GRANARY_TRY(PoolSet::start(config, {.spawner = spawner.client(),
-                                                                               .templates = templates,
-                                                                               .host_fingerprint = host_fingerprint(options.kvm_path),
-                                                                               .groups = groups.get(),
-                                                                               .events = events}));
+    const std::unique_ptr<PoolSet> pools =
+        GRANARY_TRY(PoolSet::start(config, {.spawner = spawner.client(),
+                                            .templates = templates,
+                                            .host_fingerprint = host_fingerprint(options.kvm_path),
+                                            .groups = groups.get(),
+                                            .events = events}));
     PoolService service(*pools, events);
     SandboxController sandboxes(sandbox_backend(*pools, config));
     pools->on_lease_ended([&sandboxes](const std::string& clone_id, const std::string& reason) {
       sandboxes.on_clone_ended(clone_id, reason);
     });
-    const std::unique_ptr<ApiServer> server = GRANARY_TRY(ApiServer::start(config.socket_path(), {&service, &sandboxes}));
+    const std::unique_ptr<ApiServer> server =
+        GRANARY_TRY(ApiServer::start(config.socket_path(), {&service, &sandboxes}));
     spdlog::info("ready version={} socket={} pools={}", GRANARY_VERSION, config.socket_path(), config.pools.size());
     serve_until_signal(*pools, service, *server, ending, config.shutdown_grace);
   }
-  spawner.end_if_own();
-  if (groups) groups->remove_parent();
-  spdlog::info("ended");
+  spdlog::info("every clone is reclaimed");
   return ok();
 }
 

@@ -21,8 +21,8 @@ struct DaemonOptions {
   bool skip_preflight = false;  // log what it says, start anyway: tiny guests, tests
 };
 
-// Runs the agent until SIGTERM or SIGINT; a second one ends the wait for running Hold calls. Returns the exit code; errors are
-// logged.
+// Runs the agent until SIGTERM or SIGINT; a second one ends the wait for running Hold calls. Returns the exit code;
+// errors are logged.
 int run_daemon(const DaemonOptions& options);
 
 }  // namespace granary::agent

@@ -25,7 +25,8 @@ std::optional<pool::Event> Subscription::take() {
   if (queue_.empty() && lost_ == 0) return std::nullopt;
   if (queue_.empty()) {
     // The lost ones are newer than all that was queued: so the notice comes where they would have been.
-    pool::Event lagged{.when = std::chrono::system_clock::now(), .kind = "lagged", .pool = "", .clone_id = "", .text = ""};
+    pool::Event lagged{
+        .when = std::chrono::system_clock::now(), .kind = "lagged", .pool = "", .clone_id = "", .text = ""};
     lagged.text = std::to_string(std::exchange(lost_, 0)) + " events lost: this watcher is too slow";
     return lagged;
   }

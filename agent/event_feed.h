@@ -15,8 +15,8 @@ namespace granary::agent {
 
 class EventFeed;
 
-// One watcher's bounded queue. A slow watcher loses the newest events, never delays anybody, and is told: the next event
-// it takes after a loss is of kind "lagged" and says how many were lost. Thread-safe.
+// One watcher's bounded queue. A slow watcher loses the newest events, never delays anybody, and is told: the next
+// event it takes after a loss is of kind "lagged" and says how many were lost. Thread-safe.
 class Subscription {
  public:
   ~Subscription();

@@ -40,8 +40,12 @@ Result<guest::v1::Exec> to_guest(const v1::ExecStart& start) {
 v1::ExecResponse to_response(pool::ExecEvent event) {
   v1::ExecResponse response;
   switch (event.kind) {
-    case pool::ExecEvent::Kind::kStdout: response.set_stdout_data(std::move(event.data)); break;
-    case pool::ExecEvent::Kind::kStderr: response.set_stderr_data(std::move(event.data)); break;
+    case pool::ExecEvent::Kind::kStdout:
+      response.set_stdout_data(std::move(event.data));
+      break;
+    case pool::ExecEvent::Kind::kStderr:
+      response.set_stderr_data(std::move(event.data));
+      break;
     case pool::ExecEvent::Kind::kExited:
       response.mutable_exit()->set_status(event.exit_status);
       response.mutable_exit()->set_signal(event.signal);
@@ -155,8 +159,8 @@ class ExecCall final : public ExecReactor {
     return ok();
   }
 
-  // Moves what the caller sent on to the command. True: done with it, the next one is asked for. False: the command does not
-  // read.
+  // Moves what the caller sent on to the command. True: done with it, the next one is asked for. False: the command
+  // does not read.
   Result<bool> move_input() {
     if (request_.kind_case() == v1::ExecRequest::kStdinData && stdin_offset_ < request_.stdin_data().size()) {
       pollfd fd{.fd = session_->poll_fd(), .events = POLLOUT, .revents = 0};
@@ -175,11 +179,16 @@ class ExecCall final : public ExecReactor {
 
   Status apply_small() {
     switch (request_.kind_case()) {
-      case v1::ExecRequest::kCloseStdin: return session_->close_stdin();
-      case v1::ExecRequest::kWindowSize: return session_->resize(request_.window_size().rows(), request_.window_size().columns());
-      case v1::ExecRequest::kSignal: return session_->signal(request_.signal());
-      case v1::ExecRequest::kStdinData: return ok();
-      default: return Error(Errc::kInvalidArgument, "exec: a second start, or a message of unknown kind");
+      case v1::ExecRequest::kCloseStdin:
+        return session_->close_stdin();
+      case v1::ExecRequest::kWindowSize:
+        return session_->resize(request_.window_size().rows(), request_.window_size().columns());
+      case v1::ExecRequest::kSignal:
+        return session_->signal(request_.signal());
+      case v1::ExecRequest::kStdinData:
+        return ok();
+      default:
+        return Error(Errc::kInvalidArgument, "exec: a second start, or a message of unknown kind");
     }
   }
 

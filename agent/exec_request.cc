@@ -27,7 +27,8 @@ Status check_texts(const Command& command) {
     const std::string& entry = command.env[i];
     const size_t equals = entry.find('=');
     if (equals == 0 || equals == std::string::npos || has_zero_byte(entry)) {
-      return invalid("environment entry " + std::to_string(i) + " of " + std::to_string(entry.size()) + " bytes: give NAME=VALUE");
+      return invalid("environment entry " + std::to_string(i) + " of " + std::to_string(entry.size()) +
+                     " bytes: give NAME=VALUE");
     }
   }
   return ok();
@@ -43,7 +44,8 @@ Result<guest::v1::Exec> to_exec(const Command& command) {
                    std::to_string(kMaxExecBytes) + "; pass large data through stdin");
   }
   if (command.cwd.size() > kMaxCwdBytes || has_zero_byte(command.cwd)) {
-    return invalid("working directory of " + std::to_string(command.cwd.size()) + " bytes, the limit is " + std::to_string(kMaxCwdBytes));
+    return invalid("working directory of " + std::to_string(command.cwd.size()) + " bytes, the limit is " +
+                   std::to_string(kMaxCwdBytes));
   }
   GRANARY_TRY(check_texts(command));
   guest::v1::Exec exec;

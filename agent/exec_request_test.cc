@@ -30,11 +30,13 @@ TEST(ExecRequestTest, AddsAPathOnlyWhereNoneWasGiven) {
 TEST(ExecRequestTest, TenMebibytesOfArgumentsAreRefusedWithSizeAndLimit) {
   EXPECT_THAT(refusal({.argv = {"echo", std::string(10 << 20, 'x')}, .env = {}, .cwd = ""}),
               testing::AllOf(HasSubstr("10485772 bytes"), HasSubstr(std::to_string(kMaxExecBytes))));
-  EXPECT_THAT(refusal({.argv = {"echo"}, .env = {"A=" + std::string(kMaxExecBytes, 'x')}, .cwd = ""}), HasSubstr("the limit is"));
+  EXPECT_THAT(refusal({.argv = {"echo"}, .env = {"A=" + std::string(kMaxExecBytes, 'x')}, .cwd = ""}),
+              HasSubstr("the limit is"));
 }
 
 TEST(ExecRequestTest, TheLargestThatIsAcceptedFitsAFrame) {
-  const auto exec = to_exec({.argv = {std::string(kMaxExecBytes - 4, 'x')}, .env = {}, .cwd = std::string(kMaxCwdBytes, '/')});
+  const auto exec =
+      to_exec({.argv = {std::string(kMaxExecBytes - 4, 'x')}, .env = {}, .cwd = std::string(kMaxCwdBytes, '/')});
   ASSERT_TRUE(exec);
   EXPECT_LT(exec->ByteSizeLong() + 64, size_t{1} << 20);
 }

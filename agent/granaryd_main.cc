@@ -25,17 +25,20 @@ struct Flags {
 };
 
 void define(CLI::App& app, Flags& flags) {
-  app.add_option("--config", flags.config, std::string("configuration file; default ") + kDefaultConfigFile + " if it exists");
+  app.add_option("--config", flags.config,
+                 std::string("configuration file; default ") + kDefaultConfigFile + " if it exists");
   app.add_option("--state-dir", flags.state_dir, "in place of the configuration's state_dir");
   app.add_option("--run-dir", flags.run_dir, "in place of the configuration's run_dir");
   app.add_option("--libexec-dir", flags.libexec_dir, "holds granary-spawn and granary-vmm; default: where granaryd is");
   app.add_option("--kvm", flags.kvm, "the KVM device")->capture_default_str();
   app.add_flag("--check-config", flags.check_config, "check the configuration, say what is wrong, and exit (0 or 2)");
-  app.add_flag("--skip-preflight", flags.skip_preflight, "start although this host cannot run Linux guests (tiny guests, tests)");
+  app.add_flag("--skip-preflight", flags.skip_preflight,
+               "start although this host cannot run Linux guests (tiny guests, tests)");
   app.set_version_flag("--version", std::string("granaryd ") + GRANARY_VERSION);
-  app.footer("Runs in the foreground and logs to standard error.\n"
-             "Exit codes: 0 ended by a signal, 1 failed, 2 configuration or command line refused,\n"
-             "3 this host cannot run Linux guests, 4 another agent holds the state directory.");
+  app.footer(
+      "Runs in the foreground and logs to standard error.\n"
+      "Exit codes: 0 ended by a signal, 1 failed, 2 configuration or command line refused,\n"
+      "3 this host cannot run Linux guests, 4 another agent holds the state directory.");
 }
 
 Result<Config> read_config(const Flags& flags) {

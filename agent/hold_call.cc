@@ -8,12 +8,13 @@
 
 namespace granary::agent {
 
-// One Hold. The callback API tells at once when the caller vanishes, which the synchronous one does not. Taking a clone may wait, so it
-// has a thread of its own for that long. StartWrite() and Finish() are called under the mutex: gRPC runs the reactions to
-// them on other threads, never from within.
+// One Hold. The callback API tells at once when the caller vanishes, which the synchronous one does not. Taking a clone
+// may wait, so it has a thread of its own for that long. StartWrite() and Finish() are called under the mutex: gRPC
+// runs the reactions to them on other threads, never from within.
 class HoldCall final : public grpc::ServerWriteReactor<v1::AcquireResponse> {
  public:
-  HoldCall(HoldTable& table, PoolSet& pools, PoolSet::Wish wish) : table_(table), pools_(pools), wish_(std::move(wish)) {}
+  HoldCall(HoldTable& table, PoolSet& pools, PoolSet::Wish wish)
+      : table_(table), pools_(pools), wish_(std::move(wish)) {}
 
   void acquire() {
     const auto lease = pools_.acquire_new(wish_);
@@ -61,7 +62,8 @@ class HoldCall final : public grpc::ServerWriteReactor<v1::AcquireResponse> {
     StartWrite(&response_);
     return true;
   }
-  // Without the mutex: the end of the lease comes back as end(). Finish() is last, because the pools outlive unfinished calls only.
+  // Without the mutex: the end of the lease comes back as end(). Finish() is last, because the pools outlive unfinished
+  // calls only.
   void give_back() {
     pools_.release_later(clone_id_, "its caller went away");
     const std::lock_guard lock(mutex_);

@@ -20,15 +20,16 @@ struct Lease {
   pool::CloneInfo clone;
 };
 
-// Owner -> clone, and what is known of clones that are gone. Makes Acquire idempotent: of several calls with one owner_id
-// the first takes a clone and the others wait for it and get the same one. Thread-safe.
+// Owner -> clone, and what is known of clones that are gone. Makes Acquire idempotent: of several calls with one
+// owner_id the first takes a clone and the others wait for it and get the same one. Thread-safe.
 class LeaseTable {
  public:
-  // The right, and the duty, to take a clone for an owner. Dropped without commit(), the owner is free again and one of those who
-  // wait gets its turn.
+  // The right, and the duty, to take a clone for an owner. Dropped without commit(), the owner is free again and one of
+  // those who wait gets its turn.
   class Claim {
    public:
-    Claim(Claim&& other) noexcept : table_(std::exchange(other.table_, nullptr)), owner_id_(std::move(other.owner_id_)) {}
+    Claim(Claim&& other) noexcept
+        : table_(std::exchange(other.table_, nullptr)), owner_id_(std::move(other.owner_id_)) {}
     Claim& operator=(Claim&&) = delete;
     Claim(const Claim&) = delete;
     Claim& operator=(const Claim&) = delete;
@@ -47,16 +48,16 @@ class LeaseTable {
     std::optional<Claim> claim;  // or: take one
   };
 
-  // kInvalidArgument when the owner holds a clone of another pool; kDeadlineExceeded when another call for the same owner has not
-  // finished by the deadline.
+  // kInvalidArgument when the owner holds a clone of another pool; kDeadlineExceeded when another call for the same
+  // owner has not finished by the deadline.
   Result<Outcome> begin(const std::string& owner_id, const std::string& pool, pool::SteadyTime deadline);
 
   [[nodiscard]] std::optional<Lease> of_clone(const std::string& clone_id) const;
   [[nodiscard]] std::optional<Lease> of_owner(const std::string& owner_id) const;
   [[nodiscard]] std::vector<Lease> all() const;
 
-  // Ends the lease of a clone and remembers why the clone is gone ("released", "ended: panic …"). False: there was none; the
-  // reason is kept only if none is known yet.
+  // Ends the lease of a clone and remembers why the clone is gone ("released", "ended: panic …"). False: there was
+  // none; the reason is kept only if none is known yet.
   bool end(const std::string& clone_id, const std::string& reason);
   // Why a clone is gone; nothing for one that never was here or is long forgotten (the newest 4096 are kept).
   [[nodiscard]] std::optional<std::string> gone(const std::string& clone_id) const;

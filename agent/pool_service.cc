@@ -80,12 +80,14 @@ grpc::ServerWriteReactor<v1::AcquireResponse>* PoolService::Hold(grpc::CallbackS
 
 ExecReactor* PoolService::Exec(grpc::CallbackServerContext*) { return start_exec_call(pools_); }
 
-grpc::Status PoolService::Release(grpc::ServerContext*, const v1::ReleaseRequest* request, v1::ReleaseResponse* response) {
+grpc::Status PoolService::Release(grpc::ServerContext*, const v1::ReleaseRequest* request,
+                                  v1::ReleaseResponse* response) {
   if (request->clone_id().empty() == request->owner_id().empty()) {
     return answer("Release", {Errc::kInvalidArgument, "release: give either clone_id or owner_id"});
   }
   const auto start = steady_clock::now();
-  const auto released = request->clone_id().empty() ? pools_.release_owner(request->owner_id()) : pools_.release(request->clone_id());
+  const auto released =
+      request->clone_id().empty() ? pools_.release_owner(request->owner_id()) : pools_.release(request->clone_id());
   if (!released) return answer("Release", released.error());
   response->set_was_present(*released);
   response->set_reclaim_ns((steady_clock::now() - start).count());
@@ -117,7 +119,8 @@ grpc::ServerWriteReactor<v1::Event>* PoolService::Watch(grpc::CallbackServerCont
   return watches_.start();
 }
 
-grpc::Status PoolService::Console(grpc::ServerContext*, const v1::ConsoleRequest* request, v1::ConsoleResponse* response) {
+grpc::Status PoolService::Console(grpc::ServerContext*, const v1::ConsoleRequest* request,
+                                  v1::ConsoleResponse* response) {
   auto text = pools_.console(request->clone_id());
   if (!text) return answer("Console", text.error());
   response->set_data(*std::move(text));

@@ -15,14 +15,15 @@ bool printable(unsigned char c) { return c > 0x20 && c < 0x7f; }
 bool in_hostname(unsigned char c) { return std::isalnum(c) != 0 || c == '-' || c == '.'; }
 
 Status check_wish(const PoolSet::Wish& wish) {
-  if (wish.owner_id.empty() || wish.owner_id.size() > kMaxOwnerBytes || !std::ranges::all_of(wish.owner_id, printable)) {
+  if (wish.owner_id.empty() || wish.owner_id.size() > kMaxOwnerBytes ||
+      !std::ranges::all_of(wish.owner_id, printable)) {
     return Error(Errc::kInvalidArgument, "owner_id of " + std::to_string(wish.owner_id.size()) +
                                              " bytes: give 1 to 128 printable characters without blanks");
   }
   const std::string& host = wish.hostname;
   if (host.size() > kMaxHostnameBytes || !std::ranges::all_of(host, in_hostname) || host.starts_with('-')) {
-    return Error(Errc::kInvalidArgument, "hostname of " + std::to_string(host.size()) +
-                                             " bytes: give at most 63 of a-z, A-Z, 0-9, - and .");
+    return Error(Errc::kInvalidArgument,
+                 "hostname of " + std::to_string(host.size()) + " bytes: give at most 63 of a-z, A-Z, 0-9, - and .");
   }
   return ok();
 }
@@ -33,14 +34,15 @@ bool is_template_key(const std::string& key) {
 
 // Event texts may quote a guest.
 std::string one_line(std::string text) {
-  std::ranges::replace_if(text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  std::ranges::replace_if(
+      text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
   return text;
 }
 
 void log_event(const pool::Event& event) {
   const bool bad = event.kind.ends_with("-failed");
-  spdlog::log(bad ? spdlog::level::warn : spdlog::level::info, "{} pool={} clone={} text=\"{}\"", event.kind, event.pool,
-              event.clone_id.empty() ? "-" : event.clone_id, one_line(event.text));
+  spdlog::log(bad ? spdlog::level::warn : spdlog::level::info, "{} pool={} clone={} text=\"{}\"", event.kind,
+              event.pool, event.clone_id.empty() ? "-" : event.clone_id, one_line(event.text));
 }
 
 }  // namespace
@@ -85,7 +87,8 @@ Status PoolSet::add(const pool::PoolSettings& settings) {
                                   events->publish(event);
                                 }};
   std::unique_ptr<pool::Pool> pool = GRANARY_TRY(pool::Pool::start(settings, std::move(resources)));
-  pool->on_clone_ended([this, name = settings.name](const std::string& clone_id, EndState state, const std::string& reason) {
+  pool->on_clone_ended([this, name = settings.name](const std::string& clone_id, EndState state,
+                                                    const std::string& reason) {
     end_lease(clone_id, std::string("ended: ") + to_string(state) + (reason.empty() ? "" : ", " + one_line(reason)));
     post({.pool = name, .clone_id = clone_id});
   });
@@ -126,8 +129,8 @@ Result<Lease> PoolSet::acquire_new(const Wish& wish) {
 Result<Lease> PoolSet::take(LeaseTable::Claim claim, const std::string& name, pool::Pool& pool, const Wish& wish) {
   pool::CloneInfo clone = GRANARY_TRY(pool.acquire({.hostname = wish.hostname}, wish.deadline));
   if (!claim.commit(name, clone)) {
-    return Error(Errc::kCloneGone, "clone " + clone.id + " right after its hand-over, " +
-                                       leases_.gone(clone.id).value_or("ended"));
+    return Error(Errc::kCloneGone,
+                 "clone " + clone.id + " right after its hand-over, " + leases_.gone(clone.id).value_or("ended"));
   }
   return Lease{.owner_id = wish.owner_id, .pool = name, .clone = std::move(clone)};
 }
@@ -176,7 +179,8 @@ void PoolSet::reclaim_posted(const std::stop_token& stop) {
     lock.unlock();
     const auto pool = find(job.pool);
     const auto released = pool ? (*pool)->release(job.clone_id) : Result<bool>(false);
-    if (!released) spdlog::error("reclaim failed pool={} clone={} error=\"{}\"", job.pool, job.clone_id, released.error().message());
+    if (!released)
+      spdlog::error("reclaim failed pool={} clone={} error=\"{}\"", job.pool, job.clone_id, released.error().message());
     lock.lock();
   }
 }
@@ -241,10 +245,12 @@ Result<std::string> PoolSet::build_template(const std::string& name, bool force,
 
 Result<bool> PoolSet::remove_template(const std::string& key) {
   if (!is_template_key(key)) {
-    return Error(Errc::kInvalidArgument, "template key \"" + one_line(key.substr(0, 80)) + "\": give its 64 hex digits");
+    return Error(Errc::kInvalidArgument,
+                 "template key \"" + one_line(key.substr(0, 80)) + "\": give its 64 hex digits");
   }
   for (const pool::PoolStatus& pool : status()) {
-    if (pool.template_key == key) return Error::from_errno(EBUSY, "template " + key + ": pool " + pool.name + " uses it");
+    if (pool.template_key == key)
+      return Error::from_errno(EBUSY, "template " + key + ": pool " + pool.name + " uses it");
   }
   return resources_.templates.remove(key);
 }

@@ -19,8 +19,8 @@
 
 namespace granary::agent {
 
-// What one node's agent keeps: its pools, and who holds which clone. Everything the API offers, without gRPC. Methods from any
-// thread.
+// What one node's agent keeps: its pools, and who holds which clone. Everything the API offers, without gRPC. Methods
+// from any thread.
 class PoolSet {
  public:
   struct Resources {
@@ -46,7 +46,8 @@ class PoolSet {
   // Reclaims every clone.
   ~PoolSet();
 
-  // kPoolUnknown, kPoolEmpty, kShuttingDown, kInvalidArgument (owner or host name); the same owner gets the same clone again.
+  // kPoolUnknown, kPoolEmpty, kShuttingDown, kInvalidArgument (owner or host name); the same owner gets the same clone
+  // again.
   Result<Lease> acquire(const Wish& wish);
   // Like acquire(), but an owner that holds a clone already is refused: for a lease that ends with its call.
   Result<Lease> acquire_new(const Wish& wish);
@@ -66,7 +67,8 @@ class PoolSet {
 
   [[nodiscard]] Result<std::vector<TemplateUse>> templates() const;
   // The key of the pool's template. Built anew when `force`, or when none is ready.
-  Result<std::string> build_template(const std::string& pool, bool force, const std::function<void(const std::string&)>& progress);
+  Result<std::string> build_template(const std::string& pool, bool force,
+                                     const std::function<void(const std::string&)>& progress);
   // EBUSY while a pool uses it; kInvalidArgument for what is no key; false: was absent.
   Result<bool> remove_template(const std::string& key);
 

@@ -36,8 +36,15 @@ constexpr int kEndLimitMs = 10'000;
 }
 
 Status start(const Config& config, const SpawnerFiles& files) {
-  std::string words[] = {files.libexec_dir + "/granary-spawn", "--control-socket", config.spawner_socket_path(),
-                         "--run-dir", config.run_dir, "--vmm", files.libexec_dir + "/granary-vmm", "--kvm", files.kvm_path};
+  std::string words[] = {files.libexec_dir + "/granary-spawn",
+                         "--control-socket",
+                         config.spawner_socket_path(),
+                         "--run-dir",
+                         config.run_dir,
+                         "--vmm",
+                         files.libexec_dir + "/granary-vmm",
+                         "--kvm",
+                         files.kvm_path};
   for (const std::string& program : {words[0], words[6]}) {
     if (::access(program.c_str(), X_OK) != 0) return Error::last_os_error("run " + program + " (see --libexec-dir)");
   }
@@ -74,8 +81,8 @@ Result<SpawnerProcess> SpawnerProcess::connect_or_start(const Config& config, co
     }
   }
   if (!client) {
-    return Error(client.error().code(), client.error().context() + "; granary-spawn does not answer, see " + config.run_dir +
-                                            "/granary-spawn.log");
+    return Error(client.error().code(), client.error().context() + "; granary-spawn does not answer, see " +
+                                            config.run_dir + "/granary-spawn.log");
   }
   SpawnerProcess process(*std::move(client), own);
   spdlog::info("spawner {} pid={}", own ? "started" : "found", process.client().hello().pid);
@@ -91,7 +98,8 @@ Status SpawnerProcess::end_orphans() {
       spdlog::warn("orphan ended vm={} pid={}", record.vm_id, record.pid);
     }
     // A spawner may forget by itself what was killed on demand.
-    if (const auto forgotten = client_->forget(vm); !forgotten && !forgotten.error().is(Errc::kCloneUnknown)) return forgotten;
+    if (const auto forgotten = client_->forget(vm); !forgotten && !forgotten.error().is(Errc::kCloneUnknown))
+      return forgotten;
   }
   return ok();
 }

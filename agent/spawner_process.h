@@ -14,9 +14,9 @@ struct SpawnerFiles {
   std::string kvm_path;
 };
 
-// The agent's granary-spawn: the one that answers on the configured socket, or one that is started for it, in a session of
-// its own so that it outlives the agent; its log is RUN_DIR/granary-spawn.log. VMs that it still has belong to an agent
-// that has gone (the state directory's lock says so) and are ended.
+// The agent's granary-spawn: the one that answers on the configured socket, or one that is started for it, in a session
+// of its own so that it outlives the agent; its log is RUN_DIR/granary-spawn.log. VMs that it still has belong to an
+// agent that has gone (the state directory's lock says so) and are ended.
 class SpawnerProcess {
  public:
   static Result<SpawnerProcess> connect_or_start(const Config& config, const SpawnerFiles& files);

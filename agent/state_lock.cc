@@ -34,8 +34,8 @@ Result<Fd> lock_state_directory(const std::string& directory) {
   Fd fd = GRANARY_TRY(open_file(path, O_RDWR | O_CREAT, 0600));
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return Error::last_os_error("lock " + path);
-    return Error(Errc::kAlreadyRunning, "state directory " + directory + ": held by the agent with pid " + holder_of(path) +
-                                            "; stop it or give another --state-dir");
+    return Error(Errc::kAlreadyRunning, "state directory " + directory + ": held by the agent with pid " +
+                                            holder_of(path) + "; stop it or give another --state-dir");
   }
   const std::string pid = std::to_string(::getpid()) + "\n";
   if (::ftruncate(fd.get(), 0) != 0) return Error::last_os_error("write " + path);

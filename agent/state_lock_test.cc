@@ -18,8 +18,8 @@ TEST(StateLockTest, TheSecondHolderIsToldTheFirstOnesPid) {
     const auto second = lock_state_directory(directory);
     ASSERT_FALSE(second);
     EXPECT_TRUE(second.error().is(Errc::kAlreadyRunning));
-    EXPECT_THAT(second.error().message(), testing::AllOf(testing::HasSubstr("pid " + std::to_string(getpid())),
-                                                         testing::HasSubstr(directory)));
+    EXPECT_THAT(second.error().message(),
+                testing::AllOf(testing::HasSubstr("pid " + std::to_string(getpid())), testing::HasSubstr(directory)));
   }
   EXPECT_TRUE(lock_state_directory(directory));
   std::filesystem::remove_all(std::filesystem::path(directory).parent_path().parent_path());

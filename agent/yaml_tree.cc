@@ -27,11 +27,14 @@ class TreeBuilder final : public YAML::EventHandler {
     if (documents_++ > 0) refuse(mark, "a second document; keep one document per file");
   }
   void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override { add(mark, "", anchor, YamlNode::Kind::kNull, ""); }
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
+    add(mark, "", anchor, YamlNode::Kind::kNull, "");
+  }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
     refuse(mark, "an alias (*name); write the value out instead");
   }
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, const std::string& text) override {
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                const std::string& text) override {
     add(mark, tag, anchor, YamlNode::Kind::kScalar, text);
   }
   void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
@@ -60,9 +63,15 @@ class TreeBuilder final : public YAML::EventHandler {
     if (refusal_) return;
     if (anchor != 0) return refuse(mark, "an anchor (&name); write the value out where it is needed");
     if (!tag.empty() && tag != "?" && tag != "!") return refuse(mark, "a tag (" + tag + "); remove it");
-    if (++nodes_ > kMaxYamlNodes) return refuse(mark, "more than " + std::to_string(kMaxYamlNodes) + " values; shorten it");
-    YamlNode node{.kind = kind, .line = mark.line + 1, .column = mark.column + 1, .quoted = tag == "!", .text = text,
-                  .items = {}, .entries = {}};
+    if (++nodes_ > kMaxYamlNodes)
+      return refuse(mark, "more than " + std::to_string(kMaxYamlNodes) + " values; shorten it");
+    YamlNode node{.kind = kind,
+                  .line = mark.line + 1,
+                  .column = mark.column + 1,
+                  .quoted = tag == "!",
+                  .text = text,
+                  .items = {},
+                  .entries = {}};
     if (kind == YamlNode::Kind::kNull || kind == YamlNode::Kind::kScalar) return place(mark, std::move(node));
     if (open_.size() >= kMaxYamlDepth) {
       return refuse(mark, "nested deeper than " + std::to_string(kMaxYamlDepth) + " levels; flatten it");
@@ -97,8 +106,8 @@ class TreeBuilder final : public YAML::EventHandler {
 
   void set_key(const YAML::Mark& mark, Open& parent, YamlNode key) {
     if (key.kind != YamlNode::Kind::kScalar) return refuse(mark, "a key that is not a plain word");
-    const auto same = std::ranges::find_if(parent.node.entries,
-                                           [&](const YamlEntry& entry) { return entry.key.text == key.text; });
+    const auto same =
+        std::ranges::find_if(parent.node.entries, [&](const YamlEntry& entry) { return entry.key.text == key.text; });
     if (same != parent.node.entries.end()) {
       return refuse(mark, "duplicate key \"" + key.text + "\", first given in line " + std::to_string(same->key.line) +
                               "; keep one of them");
@@ -123,10 +132,14 @@ class TreeBuilder final : public YAML::EventHandler {
 
 const char* to_string(YamlNode::Kind kind) {
   switch (kind) {
-    case YamlNode::Kind::kNull: return "nothing";
-    case YamlNode::Kind::kScalar: return "a single value";
-    case YamlNode::Kind::kSequence: return "a list";
-    case YamlNode::Kind::kMap: return "a map";
+    case YamlNode::Kind::kNull:
+      return "nothing";
+    case YamlNode::Kind::kScalar:
+      return "a single value";
+    case YamlNode::Kind::kSequence:
+      return "a list";
+    case YamlNode::Kind::kMap:
+      return "a map";
   }
   return "nothing";
 }
@@ -137,8 +150,9 @@ Error yaml_error(const std::string& name, int line, int column, const std::strin
 
 Result<YamlNode> parse_yaml(std::string_view text, const std::string& name) {
   if (text.size() > kMaxYamlBytes) {
-    return yaml_error(name, 1, 1, "the file has " + std::to_string(text.size()) + " bytes, the limit is " +
-                                      std::to_string(kMaxYamlBytes) + "; shorten it");
+    return yaml_error(name, 1, 1,
+                      "the file has " + std::to_string(text.size()) + " bytes, the limit is " +
+                          std::to_string(kMaxYamlBytes) + "; shorten it");
   }
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
     const auto line = std::ranges::count(text.substr(0, nul), '\n') + 1;

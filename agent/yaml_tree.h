@@ -33,9 +33,9 @@ inline constexpr size_t kMaxYamlBytes = 256 * 1024;
 inline constexpr size_t kMaxYamlNodes = 16 * 1024;
 inline constexpr size_t kMaxYamlDepth = 16;
 
-// Parses one YAML document. `name` is what errors call it: kConfigInvalid, "name:line:column: reason; remedy". Refused, besides
-// broken YAML: a duplicate key, a key that is no scalar, a second document, anchors, aliases and tags (a configuration needs
-// none, and aliases are how a small file becomes a big one), and anything over the limits.
+// Parses one YAML document. `name` is what errors call it: kConfigInvalid, "name:line:column: reason; remedy". Refused,
+// besides broken YAML: a duplicate key, a key that is no scalar, a second document, anchors, aliases and tags (a
+// configuration needs none, and aliases are how a small file becomes a big one), and anything over the limits.
 Result<YamlNode> parse_yaml(std::string_view text, const std::string& name);
 
 // kConfigInvalid at a place.

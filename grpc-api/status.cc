@@ -48,14 +48,22 @@ grpc::StatusCode code_of(Errc code) {
 
 Errc code_of(grpc::StatusCode code) {
   switch (code) {
-    case grpc::StatusCode::NOT_FOUND: return Errc::kCloneUnknown;
-    case grpc::StatusCode::RESOURCE_EXHAUSTED: return Errc::kPoolEmpty;
-    case grpc::StatusCode::UNAVAILABLE: return Errc::kPeerGone;
-    case grpc::StatusCode::DEADLINE_EXCEEDED: return Errc::kDeadlineExceeded;
-    case grpc::StatusCode::INVALID_ARGUMENT: return Errc::kInvalidArgument;
-    case grpc::StatusCode::UNIMPLEMENTED: return Errc::kNotSupported;
-    case grpc::StatusCode::FAILED_PRECONDITION: return Errc::kCloneGone;
-    default: return Errc::kProtocolMalformed;
+    case grpc::StatusCode::NOT_FOUND:
+      return Errc::kCloneUnknown;
+    case grpc::StatusCode::RESOURCE_EXHAUSTED:
+      return Errc::kPoolEmpty;
+    case grpc::StatusCode::UNAVAILABLE:
+      return Errc::kPeerGone;
+    case grpc::StatusCode::DEADLINE_EXCEEDED:
+      return Errc::kDeadlineExceeded;
+    case grpc::StatusCode::INVALID_ARGUMENT:
+      return Errc::kInvalidArgument;
+    case grpc::StatusCode::UNIMPLEMENTED:
+      return Errc::kNotSupported;
+    case grpc::StatusCode::FAILED_PRECONDITION:
+      return Errc::kCloneGone;
+    default:
+      return Errc::kProtocolMalformed;
   }
 }
 

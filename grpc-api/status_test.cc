@@ -27,22 +27,21 @@ TEST_P(StatusMapping, KeepsCodeAndContextBothWays) {
   EXPECT_EQ(back.message(), error.message());
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, StatusMapping,
-    testing::Values(Mapping{Errc::kPoolUnknown, grpc::StatusCode::NOT_FOUND},
-                    Mapping{Errc::kCloneUnknown, grpc::StatusCode::NOT_FOUND},
-                    Mapping{Errc::kPoolEmpty, grpc::StatusCode::RESOURCE_EXHAUSTED},
-                    Mapping{Errc::kShuttingDown, grpc::StatusCode::UNAVAILABLE},
-                    Mapping{Errc::kCloneGone, grpc::StatusCode::FAILED_PRECONDITION},
-                    Mapping{Errc::kInvalidArgument, grpc::StatusCode::INVALID_ARGUMENT},
-                    Mapping{Errc::kDeadlineExceeded, grpc::StatusCode::DEADLINE_EXCEEDED},
-                    Mapping{Errc::kNotSupported, grpc::StatusCode::UNIMPLEMENTED},
-                    Mapping{Errc::kKvmUnavailable, grpc::StatusCode::FAILED_PRECONDITION},
-                    Mapping{Errc::kHostCannotRunLinux, grpc::StatusCode::FAILED_PRECONDITION},
-                    Mapping{Errc::kKernelMissing, grpc::StatusCode::FAILED_PRECONDITION},
-                    Mapping{Errc::kAlreadyRunning, grpc::StatusCode::FAILED_PRECONDITION},
-                    Mapping{Errc::kSnapshotCorrupt, grpc::StatusCode::INTERNAL},
-                    Mapping{Errc::kGuestProtocol, grpc::StatusCode::INTERNAL}));
+INSTANTIATE_TEST_SUITE_P(All, StatusMapping,
+                         testing::Values(Mapping{Errc::kPoolUnknown, grpc::StatusCode::NOT_FOUND},
+                                         Mapping{Errc::kCloneUnknown, grpc::StatusCode::NOT_FOUND},
+                                         Mapping{Errc::kPoolEmpty, grpc::StatusCode::RESOURCE_EXHAUSTED},
+                                         Mapping{Errc::kShuttingDown, grpc::StatusCode::UNAVAILABLE},
+                                         Mapping{Errc::kCloneGone, grpc::StatusCode::FAILED_PRECONDITION},
+                                         Mapping{Errc::kInvalidArgument, grpc::StatusCode::INVALID_ARGUMENT},
+                                         Mapping{Errc::kDeadlineExceeded, grpc::StatusCode::DEADLINE_EXCEEDED},
+                                         Mapping{Errc::kNotSupported, grpc::StatusCode::UNIMPLEMENTED},
+                                         Mapping{Errc::kKvmUnavailable, grpc::StatusCode::FAILED_PRECONDITION},
+                                         Mapping{Errc::kHostCannotRunLinux, grpc::StatusCode::FAILED_PRECONDITION},
+                                         Mapping{Errc::kKernelMissing, grpc::StatusCode::FAILED_PRECONDITION},
+                                         Mapping{Errc::kAlreadyRunning, grpc::StatusCode::FAILED_PRECONDITION},
+                                         Mapping{Errc::kSnapshotCorrupt, grpc::StatusCode::INTERNAL},
+                                         Mapping{Errc::kGuestProtocol, grpc::StatusCode::INTERNAL}));
 
 TEST(StatusTest, KeepsErrno) {
   const Error back = from_grpc(to_grpc(Error::from_errno(ENOSPC, "write template")));

@@ -28,7 +28,8 @@ Result<v1::Clone> Client::find_clone(const std::string& id) {
   for (const v1::Clone& clone : list.clones()) {
     if (clone.id() == id) return clone;
     if (id.empty() || !clone.id().starts_with(id)) continue;
-    if (found != nullptr) return Error(Errc::kInvalidArgument, "clone " + id + ": more than one starts so; give more of it");
+    if (found != nullptr)
+      return Error(Errc::kInvalidArgument, "clone " + id + ": more than one starts so; give more of it");
     found = &clone;
   }
   if (found != nullptr) return *found;

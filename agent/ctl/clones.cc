@@ -26,9 +26,10 @@ Result<int> acquire(const Globals& globals, const CloneOptions& options) {
   Client client = GRANARY_TRY(Client::connect(globals.socket));
   v1::AcquireRequest request;
   request.set_pool(options.pool);
-  request.set_owner_id(options.owner.empty() ? "granaryctl-" + std::to_string(::getpid()) + "-" +
-                                                   std::to_string(std::chrono::system_clock::now().time_since_epoch().count())
-                                             : options.owner);
+  request.set_owner_id(options.owner.empty()
+                           ? "granaryctl-" + std::to_string(::getpid()) + "-" +
+                                 std::to_string(std::chrono::system_clock::now().time_since_epoch().count())
+                           : options.owner);
   request.set_hostname(options.hostname);
   request.set_wait_ms(options.wait_seconds * 1000);
   const v1::AcquireResponse response = GRANARY_TRY(client.call(&v1::Pool::Stub::Acquire, request));
@@ -41,7 +42,8 @@ Result<int> exec(const Globals& globals, const CloneOptions& options) {
   Client client = GRANARY_TRY(Client::connect(globals.socket));
   const v1::Clone clone = GRANARY_TRY(client.find_clone(options.id));
   if (clone.state() != "running") {
-    return Error(Errc::kInvalidArgument, "clone " + clone.id() + " is " + clone.state() + ", nobody holds it; use run or acquire");
+    return Error(Errc::kInvalidArgument,
+                 "clone " + clone.id() + " is " + clone.state() + ", nobody holds it; use run or acquire");
   }
   auto status = run_session(clone.socket_path(), options.session);
   if (!status && status.error().is(Errc::kPeerGone)) GRANARY_TRY(client.find_clone(clone.id()));
@@ -71,7 +73,9 @@ Result<int> release(const Globals& globals, const CloneOptions& options) {
   if (globals.json) {
     std::cout << to_json(response) << std::endl;
   } else {
-    std::cout << (response.was_present() ? "released in " + human_duration(response.reclaim_ns()) : "was released before") << std::endl;
+    std::cout << (response.was_present() ? "released in " + human_duration(response.reclaim_ns())
+                                         : "was released before")
+              << std::endl;
   }
   return 0;
 }
@@ -118,7 +122,9 @@ void define_clones(CLI::App& app, const Globals& globals, Action& action) {
   command->add_option("--pool", options->pool, "the pool to take from; default: the first configured");
   command->add_option("--owner", options->owner, "the same owner gets the same clone; default: a fresh one");
   command->add_option("--hostname", options->hostname, "the guest's host name");
-  command->add_option("--wait", options->wait_seconds, "seconds to wait for a clone")->check(CLI::Range(1, 600))->capture_default_str();
+  command->add_option("--wait", options->wait_seconds, "seconds to wait for a clone")
+      ->check(CLI::Range(1, 600))
+      ->capture_default_str();
   choose(command, options, globals, action, acquire);
 
   command = app.add_subcommand("exec", "run a command in a clone; the exit code is the command's, 125 for own errors");

@@ -16,8 +16,10 @@ constexpr int kExitUnusable = 1;
 void print_json(const std::vector<kvm::Check>& checks) {
   nlohmann::json report = {{"usable", kvm::can_run_linux(checks)}, {"verdict", kvm::one_line_verdict(checks)}};
   for (const kvm::Check& check : checks) {
-    report["checks"].push_back(
-        {{"name", check.name}, {"verdict", kvm::to_string(check.verdict)}, {"detail", check.detail}, {"remedy", check.remedy}});
+    report["checks"].push_back({{"name", check.name},
+                                {"verdict", kvm::to_string(check.verdict)},
+                                {"detail", check.detail},
+                                {"remedy", check.remedy}});
   }
   std::cout << report.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;
 }
@@ -28,7 +30,8 @@ int doctor(const Globals& globals, const std::string& kvm_path) {
     print_json(checks);
   } else {
     Table table({"CHECK", "VERDICT", "DETAIL", "REMEDY"});
-    for (const kvm::Check& check : checks) table.add({check.name, kvm::to_string(check.verdict), check.detail, check.remedy});
+    for (const kvm::Check& check : checks)
+      table.add({check.name, kvm::to_string(check.verdict), check.detail, check.remedy});
     table.print(std::cout);
     std::cout << "\n" << kvm::one_line_verdict(checks) << std::endl;
   }
@@ -39,9 +42,11 @@ int doctor(const Globals& globals, const std::string& kvm_path) {
 
 void define_doctor(CLI::App& app, const Globals& globals, Action& action) {
   const auto kvm_path = std::make_shared<std::string>("/dev/kvm");
-  CLI::App* command = app.add_subcommand("doctor", "can this host run Linux guests? exit code 0 yes, 1 no; needs no agent");
+  CLI::App* command =
+      app.add_subcommand("doctor", "can this host run Linux guests? exit code 0 yes, 1 no; needs no agent");
   command->add_option("--kvm", *kvm_path, "the KVM device")->capture_default_str();
-  command->callback([=, &globals, &action] { action = [=, &globals]() -> Result<int> { return doctor(globals, *kvm_path); }; });
+  command->callback(
+      [=, &globals, &action] { action = [=, &globals]() -> Result<int> { return doctor(globals, *kvm_path); }; });
 
   command = app.add_subcommand("version", "print the version");
   command->callback([&action] {

@@ -12,7 +12,8 @@ namespace granary::ctl {
 namespace {
 
 std::string clean(std::string text) {
-  std::ranges::replace_if(text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  std::ranges::replace_if(
+      text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
   return text;
 }
 
@@ -58,8 +59,11 @@ void Table::print(std::ostream& out) const {
 }
 
 std::string human_size(uint64_t bytes) {
-  static constexpr Scale kScales[] = {
-      {1, "B"}, {1024.0, "KiB"}, {1024.0 * 1024, "MiB"}, {1024.0 * 1024 * 1024, "GiB"}, {1024.0 * 1024 * 1024 * 1024, "TiB"}};
+  static constexpr Scale kScales[] = {{1, "B"},
+                                      {1024.0, "KiB"},
+                                      {1024.0 * 1024, "MiB"},
+                                      {1024.0 * 1024 * 1024, "GiB"},
+                                      {1024.0 * 1024 * 1024 * 1024, "TiB"}};
   return scaled(static_cast<double>(bytes), std::begin(kScales), std::end(kScales));
 }
 

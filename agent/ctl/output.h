@@ -17,8 +17,8 @@ namespace granary::ctl {
 // Exit code for everything that is granaryctl's own failure, so that `run` and `exec` can pass on a command's codes.
 inline constexpr int kExitOwnError = 125;
 
-// Columns as wide as their widest cell, two blanks between, nothing behind the last. Control characters become '?': cells may
-// quote a guest.
+// Columns as wide as their widest cell, two blanks between, nothing behind the last. Control characters become '?':
+// cells may quote a guest.
 class Table {
  public:
   explicit Table(std::vector<std::string> headers) { rows_.push_back(std::move(headers)); }

@@ -67,8 +67,9 @@ class HeldClone {
 
 void describe(const v1::Clone& clone) {
   std::cerr << "granaryctl: clone " << clone.id() << " pool " << clone.pool() << " boot id " << or_dash(clone.boot_id())
-            << " handed over in " << human_duration(clone.handover_ns()) << (clone.warm() ? " (warm)" : " (restored on demand)")
-            << " memory " << human_size(clone.memory_bytes()) << std::endl;
+            << " handed over in " << human_duration(clone.handover_ns())
+            << (clone.warm() ? " (warm)" : " (restored on demand)") << " memory " << human_size(clone.memory_bytes())
+            << std::endl;
 }
 
 // The clone's facts, with its memory as it is after the command.
@@ -98,18 +99,23 @@ Result<int> run(const Globals& globals, const RunOptions& options) {
 
 void define_run(CLI::App& app, const Globals& globals, Action& action) {
   const auto options = std::make_shared<RunOptions>();
-  CLI::App* const command = app.add_subcommand("run", "run a command in a fresh microVM; the exit code is the command's");
+  CLI::App* const command =
+      app.add_subcommand("run", "run a command in a fresh microVM; the exit code is the command's");
   command->add_option("--pool", options->pool, "the pool to take from; default: the first configured");
   command->add_flag("-i,--interactive", options->session.interactive, "forward standard input");
   command->add_flag("-t,--tty", options->session.tty, "give the command a terminal");
   command->add_option("--hostname", options->hostname, "the guest's host name");
   command->add_option("-e,--env", options->session.env, "NAME=VALUE, may be repeated")->allow_extra_args(false);
   command->add_option("-w,--workdir", options->session.cwd, "working directory in the guest");
-  command->add_option("--wait", options->wait_seconds, "seconds to wait for a clone")->check(CLI::Range(1, 600))->capture_default_str();
+  command->add_option("--wait", options->wait_seconds, "seconds to wait for a clone")
+      ->check(CLI::Range(1, 600))
+      ->capture_default_str();
   command->add_flag("-v,--verbose", options->verbose, "say on standard error which clone it is");
   command->add_option("--info", options->info_file, "write the clone's facts to this file, as JSON, after the command");
   command->add_option("command", options->session.argv, "the command and its arguments, after --")->required();
-  command->footer("Exit codes: the command's; 126 not executable, 127 not found, 128+n ended by signal n, 125 granaryctl's own errors.");
+  command->footer(
+      "Exit codes: the command's; 126 not executable, 127 not found, 128+n ended by signal n, 125 granaryctl's own "
+      "errors.");
   command->callback([options, &globals, &action] { action = [options, &globals] { return run(globals, *options); }; });
 }
 

@@ -161,7 +161,8 @@ class Pump {
     const ssize_t n = ::read(STDIN_FILENO, buffer.data(), buffer.size());
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) return ok();
     if (n > 0) {
-      return unless_exited(session_.write_stdin({buffer.data(), static_cast<size_t>(n)}, steady_clock::now() + kChunkLimit));
+      return unless_exited(
+          session_.write_stdin({buffer.data(), static_cast<size_t>(n)}, steady_clock::now() + kChunkLimit));
     }
     stdin_open_ = false;
     return unless_exited(session_.close_stdin());

@@ -19,13 +19,14 @@ void print(const Globals& globals, const v1::StatusResponse& status) {
     return;
   }
   std::cout << "granaryd " << status.version() << (status.draining() ? ", shutting down" : "") << "\n\n";
-  Table table({"POOL", "SHAPE", "TEMPLATE", "STATE", "WARM", "RESTORING", "RUNNING", "RECLAIMING", "HITS", "WAITED", "FAILED",
-               "RECLAIMED", "LEAKS"});
+  Table table({"POOL", "SHAPE", "TEMPLATE", "STATE", "WARM", "RESTORING", "RUNNING", "RECLAIMING", "HITS", "WAITED",
+               "FAILED", "RECLAIMED", "LEAKS"});
   for (const v1::PoolStatus& pool : status.pools()) {
     const auto number = [](uint64_t value) { return std::to_string(value); };
-    table.add({pool.name(), number(pool.vcpus()) + " x " + human_size(pool.memory_bytes()), short_key(pool.template_key()),
-               or_dash(pool.template_state()), number(pool.warm()) + "/" + number(pool.target()), number(pool.restoring()),
-               number(pool.running()), number(pool.reclaiming()), number(pool.hits()), number(pool.waited()), number(pool.failed()),
+    table.add({pool.name(), number(pool.vcpus()) + " x " + human_size(pool.memory_bytes()),
+               short_key(pool.template_key()), or_dash(pool.template_state()),
+               number(pool.warm()) + "/" + number(pool.target()), number(pool.restoring()), number(pool.running()),
+               number(pool.reclaiming()), number(pool.hits()), number(pool.waited()), number(pool.failed()),
                number(pool.reclaimed()), number(pool.leaks())});
   }
   table.print(std::cout);
@@ -45,8 +46,8 @@ void print(const Globals& globals, const v1::Event& event) {
   ::localtime_r(&seconds, &parts);
   char text[32];
   std::strftime(text, sizeof(text), "%H:%M:%S", &parts);
-  std::cout << text << "  " << event.kind() << "  pool=" << or_dash(event.pool()) << "  clone=" << or_dash(event.clone_id()) << "  "
-            << event.text() << std::endl;
+  std::cout << text << "  " << event.kind() << "  pool=" << or_dash(event.pool())
+            << "  clone=" << or_dash(event.clone_id()) << "  " << event.text() << std::endl;
 }
 
 // Calls `on_event` for each event until the agent ends.

@@ -30,7 +30,8 @@ Result<v1::TemplateInfo> find(Client& client, const std::string& key) {
   const v1::TemplateInfo* found = nullptr;
   for (const v1::TemplateInfo& info : list.templates()) {
     if (!info.key().starts_with(key)) continue;
-    if (found != nullptr) return Error(Errc::kInvalidArgument, "template " + key + ": more than one starts so; give more of it");
+    if (found != nullptr)
+      return Error(Errc::kInvalidArgument, "template " + key + ": more than one starts so; give more of it");
     found = &info;
   }
   if (found == nullptr) return Error::from_errno(ENOENT, "template " + key + " (`granaryctl template ls` lists them)");

@@ -45,7 +45,7 @@ constexpr const char* kNetwork = R"({
              "routes": [{"dst": "0.0.0.0/0"}]}}]
 })";
 
-std::string fill(std::string text, const std::string& name, const std::string& value) {
+std::string substitute(std::string text, const std::string& name, const std::string& value) {
   for (size_t at = 0; (at = text.find(name, at)) != std::string::npos; at += value.size()) {
     text.replace(at, name.size(), value);
   }
@@ -58,10 +58,10 @@ void write_text(const std::string& path, const std::string& text) { std::ofstrea
 
 std::unique_ptr<Containerd> Containerd::start(const ContainerdSetup& setup) {
   std::filesystem::create_directories(setup.directory + "/cni");
-  std::string config = fill(kConfig, "@DIR@", setup.directory);
-  config = fill(config, "@SANDBOX@", setup.sandbox_socket);
-  write_text(setup.directory + "/config.toml", fill(config, "@PAUSE@", kPauseImage));
-  write_text(setup.directory + "/cni/10-test.conflist", fill(kNetwork, "@DIR@", setup.directory));
+  std::string config = substitute(kConfig, "@DIR@", setup.directory);
+  config = substitute(config, "@SANDBOX@", setup.sandbox_socket);
+  write_text(setup.directory + "/config.toml", substitute(config, "@PAUSE@", kPauseImage));
+  write_text(setup.directory + "/cni/10-test.conflist", substitute(kNetwork, "@DIR@", setup.directory));
 
   auto containerd = std::unique_ptr<Containerd>(new Containerd());
   containerd->binary_directory_ = setup.unpacked + "/usr/bin";

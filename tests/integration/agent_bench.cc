@@ -130,7 +130,8 @@ AgentBench::~AgentBench() {
 
 // One that a killed agent left behind. The kernel knows who listens on its socket.
 void AgentBench::end_spawner() const {
-  const auto socket = pool::connect_unix(path("run/spawn.sock"), SOCK_SEQPACKET, std::chrono::steady_clock::now() + kPatience);
+  const auto socket =
+      pool::connect_unix(path("run/spawn.sock"), SOCK_SEQPACKET, std::chrono::steady_clock::now() + kPatience);
   ucred listener{};
   socklen_t length = sizeof(listener);
   if (!socket || ::getsockopt(socket->get(), SOL_SOCKET, SO_PEERCRED, &listener, &length) != 0) return;
@@ -144,7 +145,8 @@ void AgentBench::configure(const std::string& pool, const std::string& top) cons
 }
 
 std::vector<std::string> AgentBench::agent_command() const {
-  return {GRANARYD, "--config", path("granary.yaml"), "--libexec-dir", path("libexec"), "--kvm", "/dev/null", "--skip-preflight"};
+  return {GRANARYD,        "--config", path("granary.yaml"), "--libexec-dir",
+          path("libexec"), "--kvm",    "/dev/null",          "--skip-preflight"};
 }
 
 std::unique_ptr<Process> AgentBench::start_agent() const {

@@ -57,8 +57,8 @@ struct Outcome {
 // Runs to the end with this standard input.
 Outcome run_to_end(const std::vector<std::string>& argv, const std::string& input = "");
 
-// A folder with a configuration, granary-spawn and a stand-in for granary-vmm (vmpool/pool/fake_vmm.cc): everything that
-// granaryd needs on a host without KVM.
+// A folder with a configuration, granary-spawn and a stand-in for granary-vmm (vmpool/pool/fake_vmm.cc): everything
+// that granaryd needs on a host without KVM.
 class AgentBench {
  public:
   AgentBench();

@@ -144,8 +144,8 @@ TEST_F(AgentGrpcTest, AcquireRefusals) {
 }
 
 // A unary call of a service whose generated code is not at hand.
-grpc::Status call_raw(const std::shared_ptr<grpc::Channel>& channel, const std::string& method, const std::string& request,
-                      std::string& response) {
+grpc::Status call_raw(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+                      const std::string& request, std::string& response) {
   grpc::GenericStub stub(channel);
   grpc::ClientContext context;
   grpc::CompletionQueue queue;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// granaryd, granary-spawn and granaryctl as real processes; only the VMM is a stand-in. Its "echo" copies stdin to stdout,
-// writes "started" to stderr and exits with 7 once stdin is closed; every other command is missing, but "noexec" is not executable.
+// granaryd, granary-spawn and granaryctl as real processes; only the VMM is a stand-in. Its "echo" copies stdin to
+// stdout, writes "started" to stderr and exits with 7 once stdin is closed; every other command is missing, but
+// "noexec" is not executable.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -149,7 +150,8 @@ TEST_F(AgentTest, StatusTemplatesAndEvents) {
   ASSERT_EQ(status["pools"].size(), 1u);
   const std::string key = status["pools"][0]["template_key"];
   EXPECT_EQ(key.size(), 64u);
-  EXPECT_THAT(bench_.ctl({"status"}).output, testing::AllOf(HasSubstr("POOL"), HasSubstr("1 x 1.00 MiB"), HasSubstr(key.substr(0, 12))));
+  EXPECT_THAT(bench_.ctl({"status"}).output,
+              testing::AllOf(HasSubstr("POOL"), HasSubstr("1 x 1.00 MiB"), HasSubstr(key.substr(0, 12))));
   EXPECT_THAT(bench_.ctl({"template", "ls"}).output, HasSubstr(key.substr(0, 12)));
   EXPECT_THAT(bench_.ctl({"template", "inspect", key.substr(0, 8)}).output, HasSubstr("kernel"));
   const Outcome in_use = bench_.ctl({"template", "rm", key});
@@ -231,6 +233,7 @@ TEST_F(AgentTest, ABadConfigurationIsRefusedWithItsPlace) {
   const Outcome missing = run_to_end(bench_.agent_command());
   EXPECT_EQ(missing.status, 1);
   EXPECT_THAT(missing.errors, testing::AllOf(HasSubstr("/nonexistent"), HasSubstr("guest kernel missing")));
+  EXPECT_THAT(bench_.left_behind(), testing::IsEmpty());  // the spawner that it had started is gone
 }
 
 TEST_F(AgentTest, AHostWithoutKvmIsRefusedByThePreflight) {

@@ -143,7 +143,10 @@ Result<control::Message> SpawnerClient::ask_bytes(Type type, std::span<const std
   if (sent) answered_.wait_until(lock, deadline, [&] { return mine.answered; });
   pending_.erase(request);
   if (mine.answered) return std::move(*mine.answer);
-  if (!sent) return std::move(sent).error();
+  if (!sent) {
+    if (sent.error().is(Errc::kPeerGone)) connected_ = false;  // the reading thread may not have seen the end yet
+    return std::move(sent).error();
+  }
   if (type == Type::kSpawn) late_spawns_.insert(request);
   return Error(Errc::kDeadlineExceeded, "granary-spawn did not answer request type " +
                                             std::to_string(static_cast<int>(type)) + " within " +
