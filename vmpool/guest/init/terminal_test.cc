@@ -47,7 +47,7 @@ TEST_F(TerminalTest, ANewSizeIsToldToTheProcess) {
 
 TEST_F(TerminalTest, ControlCharactersWork) {
   Conversation conversation = connect();
-  conversation.send(on_terminal("echo ready; sleep 600"));
+  conversation.send(on_terminal("echo ready; exec sleep 600"));
   conversation.expect_output("ready");
   conversation.send_input("\x03");
   EXPECT_EQ(conversation.finish().exited->signal(), SIGINT);
