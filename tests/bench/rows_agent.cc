@@ -54,7 +54,6 @@ class Agent {
   Status release(const v1::Clone& clone) {
     v1::ReleaseRequest request;
     request.set_clone_id(clone.id());
-    request.set_owner_id(clone.owner_id());
     grpc::ClientContext context;
     v1::ReleaseResponse response;
     const grpc::Status status = stub_->Release(&context, request, &response);
