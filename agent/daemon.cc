@@ -97,6 +97,10 @@ SandboxBackend sandbox_backend(PoolSet& pools, const Config& config) {
                 .clone;
           },
           .release = [&pools](const std::string& clone_id) { return pools.release(clone_id); },
+          .check_running = [&pools](const std::string& clone_id) -> Status {
+            GRANARY_TRY(pools.running(clone_id));
+            return ok();
+          },
           .task_socket_directory = config.run_dir + "/tasks"};
 }
 

@@ -17,10 +17,6 @@ using std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kStartLimit{30};
 constexpr std::chrono::seconds kChunkLimit{30};
-// Fits into the socket's buffer whenever poll(2) says that the socket is writable: such a write does not block.
-constexpr size_t kStdinChunk = 32 * 1024;
-// A deadline that has passed (the clock starts at boot); time_point::min() would overflow in a difference.
-constexpr steady_clock::time_point kNow{};
 
 Result<guest::v1::Exec> to_guest(const v1::ExecStart& start) {
   guest::v1::Exec exec = GRANARY_TRY(to_exec({.argv = {start.argv().begin(), start.argv().end()},
@@ -145,7 +141,7 @@ class ExecCall final : public ExecReactor {
       if (take(&Seen::request)) stdin_offset_ = 0, pending_ = true;
       const bool blocked = pending_ && !GRANARY_TRY(move_input());
       if (!writing_) {
-        auto event = GRANARY_TRY(session_->next(kNow));
+        auto event = GRANARY_TRY(session_->next(pool::ExecSession::kPast));
         if (event) {
           const bool last = event->kind == pool::ExecEvent::Kind::kExited;
           write(to_response(*std::move(event)));
@@ -165,7 +161,7 @@ class ExecCall final : public ExecReactor {
     if (request_.kind_case() == v1::ExecRequest::kStdinData && stdin_offset_ < request_.stdin_data().size()) {
       pollfd fd{.fd = session_->poll_fd(), .events = POLLOUT, .revents = 0};
       if (::poll(&fd, 1, 0) <= 0) return false;
-      const std::string_view rest = std::string_view(request_.stdin_data()).substr(stdin_offset_, kStdinChunk);
+      const std::string_view rest = std::string_view(request_.stdin_data()).substr(stdin_offset_, pool::ExecSession::kStdinChunkBytes);
       GRANARY_TRY(unless_exited(session_->write_stdin(rest, steady_clock::now() + kChunkLimit)));
       stdin_offset_ += rest.size();
       if (stdin_offset_ < request_.stdin_data().size()) return false;

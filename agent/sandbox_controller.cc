@@ -142,6 +142,11 @@ grpc::Status SandboxController::Start(grpc::ServerContext* context, const sandbo
     (void)backend_.release(clone->id);
     return {grpc::StatusCode::FAILED_PRECONDITION, "sandbox " + id + " was stopped while it started"};
   }
+  // A clone that ended before its id was stored above was nobody's when on_clone_ended() heard of it.
+  if (const granary::Status running = backend_.check_running(clone->id); !running) {
+    on_clone_ended(clone->id, running.error().message());
+    return api::to_grpc(running.error());
+  }
   response->set_sandbox_id(id);
   response->set_pid(static_cast<uint32_t>(clone->vmm_pid));
   *response->mutable_created_at() = to_proto(created_at);

@@ -20,6 +20,8 @@ struct SandboxBackend {
                                         pool::SteadyTime deadline)>
       acquire;
   std::function<Result<bool>(const std::string& clone_id)> release;
+  // kCloneGone with the reason once a clone has ended.
+  std::function<granary::Status(const std::string& clone_id)> check_running;
   std::string task_socket_directory;  // where a pod's Task service listens: <directory>/<sandbox id>.sock
 };
 

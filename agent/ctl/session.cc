@@ -24,10 +24,6 @@ using std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kStartLimit{60};
 constexpr std::chrono::seconds kChunkLimit{30};
-// Fits into the socket's buffer whenever poll(2) says that the socket is writable: such a write does not block.
-constexpr size_t kStdinChunk = 32 * 1024;
-// A deadline that has passed (the clock starts at boot); time_point::min() would overflow in a difference.
-constexpr steady_clock::time_point kNow{};
 
 // Signals as a descriptor. Handlers rather than a signal mask: gRPC's threads exist already and would take the signals.
 constexpr int kForwarded[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
@@ -133,7 +129,7 @@ class Pump {
   // The exit status once it has come.
   Result<std::optional<int>> drain_output() {
     for (;;) {
-      const auto event = GRANARY_TRY(session_.next(kNow));
+      const auto event = GRANARY_TRY(session_.next(pool::ExecSession::kPast));
       if (!event) return std::optional<int>();
       if (event->kind == pool::ExecEvent::Kind::kExited) return std::optional<int>(event->exit_status);
       const bool out = event->kind == pool::ExecEvent::Kind::kStdout;
@@ -157,7 +153,7 @@ class Pump {
     pollfd room{.fd = session_.poll_fd(), .events = POLLOUT, .revents = 0};
     if (!input_waits_ || ::poll(&room, 1, 0) <= 0 || (room.revents & POLLOUT) == 0) return ok();
     input_waits_ = false;
-    std::array<char, kStdinChunk> buffer;
+    std::array<char, pool::ExecSession::kStdinChunkBytes> buffer;
     const ssize_t n = ::read(STDIN_FILENO, buffer.data(), buffer.size());
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) return ok();
     if (n > 0) {

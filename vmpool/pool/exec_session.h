@@ -28,6 +28,12 @@ struct ExecEvent {
 // back-pressure. The command gets SIGHUP when its session is destroyed before it exited.
 class ExecSession {
  public:
+  // As much input as fits into the socket's buffer whenever poll(2) says that the socket is writable: such a write does not
+  // block.
+  static constexpr size_t kStdinChunkBytes = 32 * 1024;
+  // A deadline that has passed (the clock starts at boot); time_point::min() would overflow in a difference.
+  static constexpr SteadyTime kPast{};
+
   // Errors: ENOENT for a command that is not there (127 of a shell), EACCES for one that cannot be executed (126),
   // kInvalidArgument for a request that the guest refuses or that does not fit a frame of 1 MiB; kGuestUnresponsive,
   // kGuestProtocol, kPeerGone.
