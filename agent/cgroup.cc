@@ -140,19 +140,31 @@ Result<bool> Cgroups::remove(const std::string& name) {
   return true;
 }
 
-size_t Cgroups::remove_leftovers() {
+bool Cgroups::if_alone(const std::function<void()>& action) {
+  const bool alone = ::flock(lock_.get(), LOCK_EX | LOCK_NB) == 0;
+  if (alone) action();
+  ::flock(lock_.get(), LOCK_SH);  // also when the conversion failed: that loses what was held
+  return alone;
+}
+
+std::optional<std::set<std::string>> Cgroups::own_groups() {
+  std::set<std::string> names;
+  const bool alone = if_alone([&] {
+    std::error_code code;
+    for (const auto& entry : std::filesystem::directory_iterator(mount_ + "/" + parent_, code)) {
+      if (entry.is_directory(code)) names.insert(entry.path().filename().string());
+    }
+  });
+  return alone ? std::optional(std::move(names)) : std::nullopt;
+}
+
+size_t Cgroups::remove_leftovers(const std::set<std::string>& keep) {
   size_t removed = 0;
-  if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
-    ::flock(lock_.get(), LOCK_SH);  // a conversion that fails loses what was held
-    return 0;
-  }
-  std::error_code code;
-  for (const auto& entry : std::filesystem::directory_iterator(mount_ + "/" + parent_, code)) {
-    if (!entry.is_directory(code)) continue;
-    const auto gone = remove(entry.path().filename().string());
+  for (const std::string& name : own_groups().value_or(std::set<std::string>())) {
+    if (keep.contains(name)) continue;
+    const auto gone = remove(name);
     removed += gone && *gone ? 1 : 0;
   }
-  ::flock(lock_.get(), LOCK_SH);
   return removed;
 }
 

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -32,9 +35,11 @@ class Cgroups {
   // True: removed; false: was absent. EBUSY names a process that is still inside: nothing is ever moved out to
   // make a removal succeed.
   Result<bool> remove(const std::string& name);
-  // Removes the empty groups that an agent which was killed left below the parent, and returns how many. Does nothing
-  // while another agent uses the same parent: each holds a shared flock(2) on it.
-  size_t remove_leftovers();
+  // Removes the empty groups that an agent which was killed left below the parent, but for those in `keep`, and returns how
+  // many. Does nothing while another agent uses the same parent: each holds a shared flock(2) on it.
+  size_t remove_leftovers(const std::set<std::string>& keep = {});
+  // The groups below the parent; nothing while another agent uses the same parent.
+  std::optional<std::set<std::string>> own_groups();
   // Removes the parent if it has no groups left; false otherwise.
   bool remove_parent();
 
@@ -44,6 +49,8 @@ class Cgroups {
   Status make_group(const std::string& path);
   Status make_parent();
   Status check_empty(const std::string& path);
+  // Runs `action` if nobody else uses the parent. True: it ran.
+  bool if_alone(const std::function<void()>& action);
 
   Version version_;
   std::vector<std::string> controllers_;

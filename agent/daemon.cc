@@ -13,6 +13,7 @@
 
 #include "agent/api_server.h"
 #include "agent/pool_service.h"
+#include "agent/reconcile.h"
 #include "agent/sandbox_controller.h"
 #include "agent/spawner_process.h"
 #include "agent/state_lock.h"
@@ -126,6 +127,33 @@ std::unique_ptr<Cgroups> open_cgroups() {
   return *std::move(groups);
 }
 
+void log_reconciled(const Reconciled& found, const Journal& journal) {
+  if (journal.ignored_bytes() > 0) {
+    spdlog::error("the journal's end was damaged: {} bytes ignored; clones that it named there are ended",
+                  journal.ignored_bytes());
+  }
+  for (const std::string& leak : found.leaks) spdlog::error("reconcile: left behind {}", leak);
+  if (found.adopt.empty() && found.ended.empty() && found.orphans_ended + found.groups_removed == 0) return;
+  spdlog::warn("reconciled adopted={} ended_meanwhile={} orphans_ended={} cgroups_removed={}", found.adopt.size(),
+               found.ended.size(), found.orphans_ended, found.groups_removed);
+}
+
+// The clones of the agent before this one, and the sandboxes that hold them.
+void take_up(const Reconciled& found, PoolSet& pools, SandboxController& sandboxes) {
+  for (const JournalClone& clone : found.adopt) {
+    sandboxes.restore(*clone.lease, clone.leased_unix_ns);
+    if (const Status adopted = pools.adopt(clone); !adopted) {
+      pools.remember_ended(clone.id, "ended: " + adopted.error().message());
+      sandboxes.on_clone_ended(clone.id, adopted.error().message());
+    }
+  }
+  for (const auto& [clone, reason] : found.ended) {
+    sandboxes.restore(*clone.lease, clone.leased_unix_ns);
+    pools.remember_ended(clone.id, reason);
+    sandboxes.on_clone_ended(clone.id, reason);
+  }
+}
+
 struct Ending {
   Fd signals;
   EventFd stop;
@@ -144,7 +172,7 @@ void serve_until_signal(PoolSet& pools, PoolService& service, ApiServer& server,
     if (!all) spdlog::warn("ending Hold calls that are still running");
     ending.stop.signal();
   }
-  pools.end_all("the agent ends");
+  pools.finish("the agent ends");
   service.end();
   server.shutdown();
 }
@@ -166,9 +194,11 @@ Status serve(const DaemonOptions& options, const Host& host) {
   }};
   SpawnerProcess spawner = GRANARY_TRY(
       SpawnerProcess::connect_or_start(config, {.libexec_dir = options.libexec_dir, .kvm_path = options.kvm_path}));
-  const AtEnd end_spawner{[&] { spawner.end_if_own(); }};
-  if (const size_t left = groups ? groups->remove_leftovers() : 0; left > 0)
-    spdlog::warn("leftover cgroups removed count={}", left);
+  const AtEnd end_spawner{[&] { spawner.wait_if_unused(); }};
+  const std::unique_ptr<Journal> journal =
+      GRANARY_TRY(Journal::open(config.run_dir + "/journal", GRANARY_TRY(host_boot_id())));
+  const Reconciled found = GRANARY_TRY(reconcile(*journal, spawner.client(), groups.get()));
+  log_reconciled(found, *journal);
   EventFeed events;
   {
     const std::unique_ptr<PoolSet> pools =
@@ -176,18 +206,26 @@ Status serve(const DaemonOptions& options, const Host& host) {
                                             .templates = templates,
                                             .host_fingerprint = host_fingerprint(options.kvm_path),
                                             .groups = groups.get(),
-                                            .events = events}));
+                                            .journal = *journal,
+                                            .events = events,
+                                            .run_dir = config.run_dir}));
     PoolService service(*pools, events);
     SandboxController sandboxes(sandbox_backend(*pools, config));
     pools->on_lease_ended([&sandboxes](const std::string& clone_id, const std::string& reason) {
       sandboxes.on_clone_ended(clone_id, reason);
     });
+    take_up(found, *pools, sandboxes);
     const std::unique_ptr<ApiServer> server =
         GRANARY_TRY(ApiServer::start(config.socket_path(), {&service, &sandboxes}));
     spdlog::info("ready version={} socket={} pools={}", GRANARY_VERSION, config.socket_path(), config.pools.size());
     serve_until_signal(*pools, service, *server, ending, config.shutdown_grace);
   }
-  spdlog::info("every clone is reclaimed");
+  const size_t left = journal->clones().size();
+  if (left == 0) {
+    spdlog::info("every clone is reclaimed");
+  } else {
+    spdlog::info("clones with an explicit lease run on count={}", left);
+  }
   return ok();
 }
 

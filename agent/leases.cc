@@ -7,9 +7,18 @@ LeaseTable::Claim::~Claim() {
   if (table_ != nullptr) table_->finish(owner_id_, std::nullopt);
 }
 
-bool LeaseTable::Claim::commit(const std::string& pool, const pool::CloneInfo& clone) {
+bool LeaseTable::Claim::commit(Lease lease) {
   LeaseTable* table = std::exchange(table_, nullptr);
-  return table->finish(owner_id_, Lease{.owner_id = owner_id_, .pool = pool, .clone = clone});
+  return table->finish(owner_id_, std::move(lease));
+}
+
+bool LeaseTable::restore(Lease lease) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!owners_.try_emplace(lease.owner_id, std::nullopt).second) return false;
+  }
+  const std::string owner_id = lease.owner_id;
+  return finish(owner_id, std::move(lease));
 }
 
 bool LeaseTable::finish(const std::string& owner_id, std::optional<Lease> lease) {

@@ -18,6 +18,9 @@ struct Lease {
   std::string owner_id;
   std::string pool;
   pool::CloneInfo clone;
+  bool bound_to_call = false;  // ends with the Hold call that took it; otherwise explicit: ends with Release
+
+  bool operator==(const Lease&) const = default;
 };
 
 // Owner -> clone, and what is known of clones that are gone. Makes Acquire idempotent: of several calls with one
@@ -35,7 +38,7 @@ class LeaseTable {
     Claim& operator=(const Claim&) = delete;
     ~Claim();
     // False: the clone has ended meanwhile (gone() says why), the owner holds nothing.
-    [[nodiscard]] bool commit(const std::string& pool, const pool::CloneInfo& clone);
+    [[nodiscard]] bool commit(Lease lease);
 
    private:
     friend class LeaseTable;
@@ -51,6 +54,9 @@ class LeaseTable {
   // kInvalidArgument when the owner holds a clone of another pool; kDeadlineExceeded when another call for the same
   // owner has not finished by the deadline.
   Result<Outcome> begin(const std::string& owner_id, const std::string& pool, pool::SteadyTime deadline);
+
+  // A lease that an earlier agent gave; false: its owner holds a clone already, or the clone has ended.
+  bool restore(Lease lease);
 
   [[nodiscard]] std::optional<Lease> of_clone(const std::string& clone_id) const;
   [[nodiscard]] std::optional<Lease> of_owner(const std::string& owner_id) const;

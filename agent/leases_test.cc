@@ -23,7 +23,7 @@ void hold(LeaseTable& table, const std::string& owner, const std::string& pool, 
   auto outcome = table.begin(owner, pool, far());
   ASSERT_TRUE(outcome);
   ASSERT_TRUE(outcome->claim);
-  EXPECT_TRUE(outcome->claim->commit(pool, clone(id)));
+  EXPECT_TRUE(outcome->claim->commit({.owner_id = owner, .pool = pool, .clone = clone(id)}));
 }
 
 TEST(LeaseTableTest, TheSameOwnerGetsTheSameClone) {
@@ -51,7 +51,7 @@ TEST(LeaseTableTest, ASecondCallWaitsForTheFirst) {
   auto first = table.begin("o", "p", far());
   ASSERT_TRUE(first);
   auto second = std::async(std::launch::async, [&] { return table.begin("o", "p", far())->held->clone.id; });
-  EXPECT_TRUE(first->claim->commit("p", clone("c1")));
+  EXPECT_TRUE(first->claim->commit({.owner_id = "o", .pool = "p", .clone = clone("c1")}));
   EXPECT_EQ(second.get(), "c1");
 }
 
@@ -93,7 +93,7 @@ TEST(LeaseTableTest, ACloneThatEndedBeforeItsLeaseBeganIsNotLeased) {
   auto outcome = table.begin("o", "p", far());
   ASSERT_TRUE(outcome);
   table.end("c1", "ended: panic");
-  EXPECT_FALSE(outcome->claim->commit("p", clone("c1")));
+  EXPECT_FALSE(outcome->claim->commit({.owner_id = "o", .pool = "p", .clone = clone("c1")}));
   EXPECT_FALSE(table.of_owner("o"));
   EXPECT_FALSE(table.of_clone("c1"));
 }

@@ -127,6 +127,13 @@ grpc::Status PoolService::Console(grpc::ServerContext*, const v1::ConsoleRequest
   return grpc::Status::OK;
 }
 
+grpc::Status PoolService::Audit(grpc::ServerContext*, const v1::AuditRequest*, v1::AuditResponse* response) {
+  const auto differences = pools_.audit();
+  if (!differences) return answer("Audit", differences.error());
+  for (const std::string& line : *differences) response->add_differences(line);
+  return grpc::Status::OK;
+}
+
 grpc::Status PoolService::ListTemplates(grpc::ServerContext*, const v1::ListTemplatesRequest*,
                                         v1::ListTemplatesResponse* response) {
   const auto templates = pools_.templates();

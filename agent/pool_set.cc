@@ -4,12 +4,17 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <filesystem>
 
 namespace granary::agent {
 namespace {
 
 constexpr size_t kMaxOwnerBytes = 128;
 constexpr size_t kMaxHostnameBytes = 63;  // one label; also what Linux lets sethostname(2) take
+
+// What all looks show is not in passing.
+constexpr int kAuditLooks = 4;
+constexpr std::chrono::milliseconds kAuditPause{250};
 
 bool printable(unsigned char c) { return c > 0x20 && c < 0x7f; }
 bool in_hostname(unsigned char c) { return std::isalnum(c) != 0 || c == '-' || c == '.'; }
@@ -39,6 +44,16 @@ std::string one_line(std::string text) {
   return text;
 }
 
+// Of records that only spare the next agent work: what they tell it would find out by looking.
+void log_if_failed(const Status& written) {
+  if (!written) spdlog::error("{}", written.error().message());
+}
+
+int64_t unix_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
 void log_event(const pool::Event& event) {
   const bool bad = event.kind.ends_with("-failed");
   spdlog::log(bad ? spdlog::level::warn : spdlog::level::info, "{} pool={} clone={} text=\"{}\"", event.kind,
@@ -55,6 +70,7 @@ Result<std::unique_ptr<PoolSet>> PoolSet::start(const Config& config, Resources 
 }
 
 PoolSet::~PoolSet() {
+  finish("the agent ends");
   reclaimer_ = {};
   // Pools end before the leases that their callbacks write to.
   pools_.clear();
@@ -75,13 +91,36 @@ pool::CloneGroups PoolSet::groups() const {
           }};
 }
 
+pool::CloneJournal PoolSet::journal(const std::string& pool) const {
+  Journal* const journal = &resources_.journal;
+  return {.creating = [journal, pool](const std::string& id,
+                                      const std::string& group) { return journal->creating(id, pool, group); },
+          .spawned = [journal](const std::string& id, VmId vm, int32_t pid,
+                               const std::string& socket_path) { return journal->spawned(id, vm, pid, socket_path); },
+          .gone = [journal](const std::string& id) { log_if_failed(journal->gone(id)); }};
+}
+
+Status PoolSet::adopt(const JournalClone& clone) {
+  Lease lease = *clone.lease;
+  const bool configured = std::ranges::any_of(pools_, [&](const auto& pool) { return pool.first == lease.pool; });
+  if (!configured) {
+    spdlog::warn("pool is configured no longer, its clone goes to another pool={} clone={} to={}", lease.pool, clone.id,
+                 pools_.front().first);
+    lease.pool = pools_.front().first;
+  }
+  GRANARY_TRY(GRANARY_TRY(find(lease.pool))->adopt(lease.clone, clone.group));
+  (void)leases_.restore(std::move(lease));
+  return ok();
+}
+
 Status PoolSet::add(const pool::PoolSettings& settings) {
   EventFeed* const events = &resources_.events;
   pool::PoolResources resources{.spawner = resources_.spawner,
                                 .templates = resources_.templates,
-                                .vmm_build_id = control::text_of(resources_.spawner.hello().build_id),
+                                .vmm_build_id = control::text_of(resources_.spawner.hello().vmm_build_id),
                                 .host_fingerprint = resources_.host_fingerprint,
                                 .groups = groups(),
+                                .journal = journal(settings.name),
                                 .on_event = [events](const pool::Event& event) {
                                   log_event(event);
                                   events->publish(event);
@@ -111,7 +150,7 @@ Result<Lease> PoolSet::acquire(const Wish& wish) {
   const std::string name = wish.pool.empty() ? pools_.front().first : wish.pool;
   LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, name, wish.deadline));
   if (outcome.held) return *std::move(outcome.held);
-  return take(*std::move(outcome.claim), name, *pool, wish);
+  return take(*std::move(outcome.claim), *pool, {.owner_id = wish.owner_id, .pool = name, .clone = {}}, wish);
 }
 
 Result<Lease> PoolSet::acquire_new(const Wish& wish) {
@@ -123,16 +162,22 @@ Result<Lease> PoolSet::acquire_new(const Wish& wish) {
     return Error(Errc::kInvalidArgument, "owner " + wish.owner_id + " holds clone " + outcome.held->clone.id +
                                              " already; release it first or choose another owner_id");
   }
-  return take(*std::move(outcome.claim), name, *pool, wish);
+  return take(*std::move(outcome.claim), *pool,
+              {.owner_id = wish.owner_id, .pool = name, .clone = {}, .bound_to_call = true}, wish);
 }
 
-Result<Lease> PoolSet::take(LeaseTable::Claim claim, const std::string& name, pool::Pool& pool, const Wish& wish) {
-  pool::CloneInfo clone = GRANARY_TRY(pool.acquire({.hostname = wish.hostname}, wish.deadline));
-  if (!claim.commit(name, clone)) {
-    return Error(Errc::kCloneGone,
-                 "clone " + clone.id + " right after its hand-over, " + leases_.gone(clone.id).value_or("ended"));
+Result<Lease> PoolSet::take(LeaseTable::Claim claim, pool::Pool& pool, Lease lease, const Wish& wish) {
+  lease.clone = GRANARY_TRY(pool.acquire({.hostname = wish.hostname}, wish.deadline));
+  const std::string& id = lease.clone.id;
+  // What is not in the journal would be ended at the next start.
+  if (const Status written = resources_.journal.leased(lease, unix_ns()); !written) {
+    post({.pool = lease.pool, .clone_id = id});
+    return Error(written.error());
   }
-  return Lease{.owner_id = wish.owner_id, .pool = name, .clone = std::move(clone)};
+  if (!claim.commit(lease)) {
+    return Error(Errc::kCloneGone, "clone " + id + " right after its hand-over, " + leases_.gone(id).value_or("ended"));
+  }
+  return lease;
 }
 
 Result<bool> PoolSet::release(const std::string& clone_id) {
@@ -157,6 +202,8 @@ void PoolSet::release_later(const std::string& clone_id, const std::string& reas
 }
 
 bool PoolSet::end_lease(const std::string& clone_id, const std::string& reason) {
+  // Before the clone is killed, and also when the lease was not committed yet.
+  log_if_failed(resources_.journal.ended(clone_id, reason));
   const bool ended = leases_.end(clone_id, reason);
   if (!ended) return false;
   for (const auto& tell : lease_ended_) tell(clone_id, reason);
@@ -255,13 +302,41 @@ Result<bool> PoolSet::remove_template(const std::string& key) {
   return resources_.templates.remove(key);
 }
 
+Result<AuditSample> PoolSet::sample() const {
+  AuditSample sample;
+  sample.vms = GRANARY_TRY(resources_.spawner.list());
+  sample.leases = leases_.all();
+  sample.clones = GRANARY_TRY(clones(""));
+  sample.groups = resources_.groups == nullptr ? std::nullopt : resources_.groups->own_groups();
+  std::error_code code;
+  for (const auto& entry : std::filesystem::directory_iterator(resources_.run_dir, code)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".sock") && std::isdigit(static_cast<unsigned char>(name[0])) != 0) sample.sockets.push_back(name);
+  }
+  sample.journal = GRANARY_TRY(resources_.journal.read_back());
+  return sample;
+}
+
+Result<std::vector<std::string>> PoolSet::audit() const {
+  std::vector<std::string> lasting = differences(GRANARY_TRY(sample()));
+  for (int look = 1; look < kAuditLooks && !lasting.empty(); ++look) {
+    std::this_thread::sleep_for(kAuditPause);
+    const std::vector<std::string> now = differences(GRANARY_TRY(sample()));
+    std::erase_if(lasting, [&](const std::string& line) { return !std::ranges::count(now, line); });
+  }
+  return lasting;
+}
+
 void PoolSet::drain() {
   for (const auto& [name, pool] : pools_) pool->drain(false);
 }
 
-void PoolSet::end_all(const std::string& reason) {
-  for (const Lease& lease : leases_.all()) end_lease(lease.clone.id, reason);
-  for (const auto& [name, pool] : pools_) pool->drain(true);
+void PoolSet::finish(const std::string& reason) {
+  for (const Lease& lease : leases_.all()) {
+    if (!lease.bound_to_call || !end_lease(lease.clone.id, reason)) continue;
+    if (const auto pool = find(lease.pool)) (void)(*pool)->release(lease.clone.id);
+  }
+  for (const auto& [name, pool] : pools_) pool->leave_running();
 }
 
 }  // namespace granary::agent

@@ -9,9 +9,11 @@
 #include <thread>
 #include <vector>
 
+#include "agent/audit.h"
 #include "agent/cgroup.h"
 #include "agent/config.h"
 #include "agent/event_feed.h"
+#include "agent/journal.h"
 #include "agent/leases.h"
 #include "vmpool/pool/pool.h"
 #include "vmpool/pool/spawner_client.h"
@@ -28,7 +30,9 @@ class PoolSet {
     pool::TemplateStore& templates;
     std::string host_fingerprint;
     Cgroups* groups;  // nullptr: VMMs stay in the spawner's cgroup
+    Journal& journal;
     EventFeed& events;
+    std::string run_dir;  // holds the per-clone sockets
   };
   struct Wish {
     std::string pool;  // empty: the first configured
@@ -43,8 +47,14 @@ class PoolSet {
 
   // Starts every pool of a checked configuration; the first error of any ends those already started.
   static Result<std::unique_ptr<PoolSet>> start(const Config& config, Resources resources);
-  // Reclaims every clone.
+  // As finish().
   ~PoolSet();
+
+  // Takes up a clone whose explicit lease an earlier agent gave. One of a pool that is configured no longer goes to the first
+  // pool, which reclaims it when it is released. Errors of Pool::adopt(): then it counts as ended.
+  Status adopt(const JournalClone& clone);
+  // Remembers why a clone that an earlier agent leased is gone.
+  void remember_ended(const std::string& clone_id, const std::string& reason) { leases_.end(clone_id, reason); }
 
   // kPoolUnknown, kPoolEmpty, kShuttingDown, kInvalidArgument (owner or host name); the same owner gets the same clone
   // again.
@@ -77,10 +87,15 @@ class PoolSet {
     lease_ended_.push_back(std::move(callback));
   }
 
+  // What the journal, the host and this object do not agree on, a line each: empty when all is in order. Takes up to a
+  // second when something is not, to tell it from what is just being made or reclaimed.
+  [[nodiscard]] Result<std::vector<std::string>> audit() const;
+
   // No more acquires; idle clones are reclaimed. Held clones run on.
   void drain();
-  // Ends every lease and reclaims every clone, then returns.
-  void end_all(const std::string& reason);
+  // Ends the leases that are bound to a call and reclaims every idle clone, then returns. Clones with an explicit lease run on:
+  // the next agent adopts them.
+  void finish(const std::string& reason);
 
  private:
   struct Job {
@@ -90,8 +105,10 @@ class PoolSet {
   explicit PoolSet(Resources resources) : resources_(std::move(resources)) {}
   Status add(const pool::PoolSettings& settings);
   [[nodiscard]] pool::CloneGroups groups() const;
+  [[nodiscard]] pool::CloneJournal journal(const std::string& pool) const;
   [[nodiscard]] Result<pool::Pool*> find(const std::string& name) const;
-  Result<Lease> take(LeaseTable::Claim claim, const std::string& name, pool::Pool& pool, const Wish& wish);
+  Result<Lease> take(LeaseTable::Claim claim, pool::Pool& pool, Lease lease, const Wish& wish);
+  [[nodiscard]] Result<AuditSample> sample() const;
   bool end_lease(const std::string& clone_id, const std::string& reason);
   void post(Job job);
   void reclaim_posted(const std::stop_token& stop);

@@ -13,6 +13,7 @@ namespace {
 
 namespace sandbox = containerd::services::sandbox::v1;
 
+constexpr const char* kOwnerPrefix = "cri/";
 constexpr const char* kPoolAnnotation = "granary.dev/pool";
 constexpr uint32_t kTaskVersion = 3;
 constexpr uint32_t kKilledStatus = 137;
@@ -24,7 +25,7 @@ google::protobuf::Timestamp to_proto(std::chrono::system_clock::time_point when)
       std::chrono::duration_cast<std::chrono::nanoseconds>(when.time_since_epoch()).count());
 }
 
-std::string owner_of(const std::string& sandbox_id) { return "cri/" + sandbox_id; }
+std::string owner_of(const std::string& sandbox_id) { return kOwnerPrefix + sandbox_id; }
 
 grpc::Status unknown(const std::string& sandbox_id) {
   return {grpc::StatusCode::NOT_FOUND, "sandbox " + sandbox_id + " is not known to this agent"};
@@ -252,6 +253,18 @@ grpc::ServerUnaryReactor* SandboxController::Wait(grpc::CallbackServerContext* /
     waiters_.emplace(request->sandbox_id(), waiter);
   }
   return waiter;
+}
+
+void SandboxController::restore(const Lease& lease, int64_t started_unix_ns) {
+  if (!lease.owner_id.starts_with(kOwnerPrefix)) return;
+  Sandbox record;
+  record.pool = lease.pool;
+  record.hostname = lease.clone.hostname;
+  record.phase = Phase::kReady;
+  record.clone = lease.clone;
+  record.created_at = WallTime(std::chrono::duration_cast<WallTime::duration>(std::chrono::nanoseconds(started_unix_ns)));
+  const std::lock_guard lock(mutex_);
+  sandboxes_.insert_or_assign(lease.owner_id.substr(std::string_view(kOwnerPrefix).size()), std::move(record));
 }
 
 void SandboxController::on_clone_ended(const std::string& clone_id, const std::string& reason) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "containerd/sandbox.grpc.pb.h"
+#include "agent/leases.h"
 #include "vmpool/pool/pool.h"
 
 namespace granary::agent {
@@ -29,7 +30,8 @@ struct SandboxBackend {
 // pool, held under the owner "cri/<sandbox id>". Stop, Shutdown and Create-again are idempotent; Status of an unknown sandbox
 // is NOT_FOUND, which makes containerd treat it as gone. Wait is a long poll and holds no thread.
 //
-// Sandboxes live in memory only: after an agent restart they are unknown, so their pods are recreated.
+// Sandboxes outlive the agent in the journal's leases. One that was created and not started, or has been stopped, is unknown to the
+// next agent: containerd then treats it as gone.
 class SandboxController final
     : public containerd::services::sandbox::v1::Controller::WithCallbackMethod_Wait<
           containerd::services::sandbox::v1::Controller::Service> {
@@ -37,6 +39,9 @@ class SandboxController final
   explicit SandboxController(SandboxBackend backend) : backend_(std::move(backend)) {}
   // Answers every Wait that is still pending with UNAVAILABLE.
   ~SandboxController() override;
+
+  // A sandbox that an earlier agent started, from its clone's lease; leases of other owners are none of ours.
+  void restore(const Lease& lease, int64_t started_unix_ns);
 
   // A clone ended by itself: its sandbox becomes SANDBOX_NOTREADY with exit status 137 and this reason. Any thread.
   void on_clone_ended(const std::string& clone_id, const std::string& reason);

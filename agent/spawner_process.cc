@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <thread>
 
@@ -44,7 +45,8 @@ Status start(const Config& config, const SpawnerFiles& files) {
                          "--vmm",
                          files.libexec_dir + "/granary-vmm",
                          "--kvm",
-                         files.kvm_path};
+                         files.kvm_path,
+                         "--transient"};
   for (const std::string& program : {words[0], words[6]}) {
     if (::access(program.c_str(), X_OK) != 0) return Error::last_os_error("run " + program + " (see --libexec-dir)");
   }
@@ -84,36 +86,19 @@ Result<SpawnerProcess> SpawnerProcess::connect_or_start(const Config& config, co
     return Error(client.error().code(), client.error().context() + "; granary-spawn does not answer, see " +
                                             config.run_dir + "/granary-spawn.log");
   }
-  SpawnerProcess process(*std::move(client), own);
+  SpawnerProcess process(*std::move(client));
   spdlog::info("spawner {} pid={}", own ? "started" : "found", process.client().hello().pid);
-  GRANARY_TRY(process.end_orphans());
   return process;
 }
 
-Status SpawnerProcess::end_orphans() {
-  for (const control::VmRecord& record : GRANARY_TRY(client_->list())) {
-    const VmId vm{record.vm_id};
-    if (record.alive != 0) {
-      GRANARY_TRY(client_->kill(vm));
-      spdlog::warn("orphan ended vm={} pid={}", record.vm_id, record.pid);
-    }
-    // A spawner may forget by itself what was killed on demand.
-    if (const auto forgotten = client_->forget(vm); !forgotten && !forgotten.error().is(Errc::kCloneUnknown))
-      return forgotten;
-  }
-  return ok();
-}
-
-void SpawnerProcess::end_if_own() {
-  if (!own_ || !client_->connected()) return;
+void SpawnerProcess::wait_if_unused() {
+  if (!client_->connected() || client_->hello().transient == 0) return;
   const auto vms = client_->list();
-  if (!vms) return;
-  for (const control::VmRecord& record : *vms) {
-    if (record.alive != 0) return;
-  }
+  if (!vms || std::ranges::any_of(*vms, [](const control::VmRecord& record) { return record.alive != 0; })) return;
   const pid_t pid = client_->hello().pid;
   const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  if (!process.valid() || ::syscall(SYS_pidfd_send_signal, process.get(), SIGTERM, nullptr, 0) != 0) return;
+  client_.reset();
+  if (!process.valid()) return;
   pollfd fd{.fd = process.get(), .events = POLLIN, .revents = 0};
   const bool gone = ::poll(&fd, 1, kEndLimitMs) == 1;
   spdlog::info("spawner ended pid={} gone={}", pid, gone);

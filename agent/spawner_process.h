@@ -15,21 +15,19 @@ struct SpawnerFiles {
 };
 
 // The agent's granary-spawn: the one that answers on the configured socket, or one that is started for it, in a session
-// of its own so that it outlives the agent; its log is RUN_DIR/granary-spawn.log. VMs that it still has belong to an
-// agent that has gone (the state directory's lock says so) and are ended.
+// of its own so that it outlives the agent; its log is RUN_DIR/granary-spawn.log. One that was started here ends by itself
+// once it has neither VMs nor clients.
 class SpawnerProcess {
  public:
   static Result<SpawnerProcess> connect_or_start(const Config& config, const SpawnerFiles& files);
 
   [[nodiscard]] pool::SpawnerClient& client() const { return *client_; }
-  // Ends the spawner if it was started here and has no VMs, and waits until it has gone.
-  void end_if_own();
+  // Closes the connection; if that is the end of the spawner, waits for it.
+  void wait_if_unused();
 
  private:
-  SpawnerProcess(std::unique_ptr<pool::SpawnerClient> client, bool own) : client_(std::move(client)), own_(own) {}
-  Status end_orphans();
+  explicit SpawnerProcess(std::unique_ptr<pool::SpawnerClient> client) : client_(std::move(client)) {}
   std::unique_ptr<pool::SpawnerClient> client_;
-  bool own_;
 };
 
 }  // namespace granary::agent

@@ -18,6 +18,7 @@ struct CloneOptions {
   std::string owner;
   std::string hostname;
   int64_t wait_seconds = 60;
+  bool all = false;
   SessionOptions session;
 };
 using Options = std::shared_ptr<CloneOptions>;
@@ -63,7 +64,28 @@ Result<int> console(const Globals& globals, const CloneOptions& options) {
   return 0;
 }
 
+// Every clone that somebody holds, whoever that is.
+Result<int> release_all(const Globals& globals) {
+  Client client = GRANARY_TRY(Client::connect(globals.socket));
+  const v1::ListResponse list = GRANARY_TRY(client.call(&v1::Pool::Stub::List, v1::ListRequest()));
+  size_t released = 0;
+  for (const v1::Clone& clone : list.clones()) {
+    if (clone.owner_id().empty()) continue;
+    v1::ReleaseRequest request;
+    request.set_clone_id(clone.id());
+    released += GRANARY_TRY(client.call(&v1::Pool::Stub::Release, request)).was_present() ? 1 : 0;
+  }
+  if (globals.json) {
+    std::cout << "{\"released\": " << released << "}" << std::endl;
+  } else {
+    std::cout << released << " released" << std::endl;
+  }
+  return 0;
+}
+
 Result<int> release(const Globals& globals, const CloneOptions& options) {
+  if (options.all == !options.id.empty()) return Error(Errc::kInvalidArgument, "give either a clone or --all");
+  if (options.all) return release_all(globals);
   Client client = GRANARY_TRY(Client::connect(globals.socket));
   v1::ReleaseRequest request;
   request.set_clone_id(options.id);
@@ -136,7 +158,8 @@ void define_clones(CLI::App& app, const Globals& globals, Action& action) {
   choose(command, options, globals, action, console);
 
   command = app.add_subcommand("release", "end a clone; returns once nothing of it is left");
-  command->add_option("clone", options->id, "the clone's id, or its beginning")->required();
+  command->add_option("clone", options->id, "the clone's id, or its beginning");
+  command->add_flag("--all", options->all, "every clone that somebody holds, pods included");
   choose(command, options, globals, action, release);
 
   command = app.add_subcommand("ls", "list clones");

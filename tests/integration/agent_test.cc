@@ -25,6 +25,19 @@ class AgentTest : public testing::Test {
     EXPECT_EQ(taken.status, 0) << taken.errors;
     return taken.output.substr(0, taken.output.find('\n'));
   }
+  json clones() { return json::parse(bench_.ctl({"--output", "json", "ls"}).output)["clones"]; }
+  json clone(const std::string& id) {
+    for (const json& clone : clones()) {
+      if (clone["id"] == id) return clone;
+    }
+    ADD_FAILURE() << "no clone " << id;
+    return {};
+  }
+  size_t clones_in_state(const std::string& state) {
+    size_t n = 0;
+    for (const json& clone : clones()) n += clone["state"] == state ? 1 : 0;
+    return n;
+  }
   AgentBench bench_;
 };
 
@@ -108,9 +121,8 @@ TEST_F(AgentTest, AKilledRunLeavesNoClone) {
   const auto agent = bench_.start_agent();
   const auto run = bench_.start_ctl({"run", "-i", "--", "echo"});
   ASSERT_TRUE(run->wait_for("started")) << run->errors();
-  const json clones = json::parse(bench_.ctl({"--output", "json", "ls"}).output)["clones"];
   std::string id;
-  for (const json& clone : clones) {
+  for (const json& clone : clones()) {
     if (clone["state"] == "running") id = clone["id"];
   }
   ASSERT_FALSE(id.empty());
@@ -132,10 +144,7 @@ TEST_F(AgentTest, SignalsReachTheCommand) {
 TEST_F(AgentTest, ADeadCloneIsToldWithItsReason) {
   const auto agent = bench_.start_agent();
   const std::string id = acquire("me");
-  const json clones = json::parse(bench_.ctl({"--output", "json", "ls"}).output)["clones"];
-  for (const json& clone : clones) {
-    if (clone["id"] == id) ::kill(clone["vmm_pid"], SIGKILL);
-  }
+  ::kill(clone(id)["vmm_pid"], SIGKILL);
   EXPECT_TRUE(agent->wait_for("reclaimed pool=a clone=" + id));
   const Outcome exec = bench_.ctl({"exec", id, "--", "echo"});
   EXPECT_EQ(exec.status, 125);
@@ -166,7 +175,8 @@ TEST_F(AgentTest, SigtermReclaimsEverythingAndExitsZero) {
   const auto agent = bench_.start_agent();
   const auto run = bench_.start_ctl({"run", "-i", "--", "echo"});
   ASSERT_TRUE(run->wait_for("started"));
-  acquire("me");
+  const std::string id = acquire("me");
+  EXPECT_EQ(bench_.ctl({"release", id}).status, 0);
   agent->signal(SIGTERM);
   EXPECT_EQ(agent->wait(), 0) << agent->errors();
   EXPECT_EQ(run->wait(), 125) << run->errors();
@@ -211,17 +221,90 @@ TEST_F(AgentTest, TheSecondAgentOnAStateDirectoryIsRefused) {
   EXPECT_EQ(bench_.ctl({"status"}).status, 0);
 }
 
-TEST_F(AgentTest, AfterAKilledAgentTheNextOneEndsItsClones) {
+TEST_F(AgentTest, AfterAKilledAgentTheNextOneKeepsWhatIsLeased) {
   auto agent = bench_.start_agent();
-  acquire("me");
+  const std::string id = acquire("me");
+  const auto run = bench_.start_ctl({"run", "-i", "--", "echo"});
+  ASSERT_TRUE(run->wait_for("started"));
+  const int pid = clone(id)["vmm_pid"];
   agent->signal(SIGKILL);
   agent->wait();
   agent = bench_.start_agent();
-  EXPECT_THAT(agent->errors(), HasSubstr("spawner found"));
+  EXPECT_EQ(run->wait(), 125) << run->errors();  // its lease was bound to the call
+  EXPECT_THAT(agent->errors(), testing::AllOf(HasSubstr("spawner found"), HasSubstr("reconciled adopted=1")));
+  EXPECT_EQ(clone(id)["vmm_pid"], pid);
+  EXPECT_EQ(clone(id)["owner_id"], "me");
+  EXPECT_EQ(acquire("me"), id);
+  EXPECT_EQ(bench_.ctl({"exec", "-i", id, "--", "echo"}, "still here").output, "still here");
+  EXPECT_EQ(clones_in_state("running"), 1u);
+  EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
+  EXPECT_THAT(bench_.ctl({"release", id}).output, HasSubstr("released in"));
   agent->signal(SIGTERM);
   EXPECT_EQ(agent->wait(), 0);
-  // It was not this agent's: it stays.
-  EXPECT_THAT(bench_.left_behind(), testing::ElementsAre("spawn.sock"));
+  EXPECT_THAT(bench_.left_behind(), testing::IsEmpty());
+}
+
+TEST_F(AgentTest, AnOrderlyRestartKeepsWhatIsLeased) {
+  auto agent = bench_.start_agent();
+  const std::string id = acquire("me");
+  agent->signal(SIGTERM);
+  EXPECT_EQ(agent->wait(), 0);
+  EXPECT_THAT(agent->errors(), HasSubstr("run on count=1"));
+  agent = bench_.start_agent();
+  EXPECT_EQ(acquire("me"), id);
+  EXPECT_EQ(bench_.ctl({"exec", "-i", id, "--", "echo"}, "hello").output, "hello");
+  // A VMM that dies now is noticed as before.
+  ::kill(clone(id)["vmm_pid"], SIGKILL);
+  EXPECT_TRUE(agent->wait_for("reclaimed pool=a clone=" + id));
+  EXPECT_NE(acquire("me"), id);
+}
+
+TEST_F(AgentTest, ACloneThatEndsWhileNoAgentRunsIsTold) {
+  auto agent = bench_.start_agent();
+  const std::string id = acquire("me");
+  const pid_t pid = clone(id)["vmm_pid"];
+  agent->signal(SIGKILL);
+  agent->wait();
+  ::kill(pid, SIGKILL);
+  agent = bench_.start_agent();
+  const Outcome exec = bench_.ctl({"exec", id, "--", "echo"});
+  EXPECT_EQ(exec.status, 125);
+  EXPECT_THAT(exec.errors, testing::AllOf(HasSubstr("killed by signal 9"), HasSubstr("while no agent ran")));
+  EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
+  EXPECT_NE(acquire("me"), id);
+}
+
+TEST_F(AgentTest, ADamagedJournalCostsItsClonesAndNothingElse) {
+  auto agent = bench_.start_agent();
+  const std::string id = acquire("me");
+  agent->signal(SIGKILL);
+  agent->wait();
+  std::ofstream(bench_.path("run/journal"), std::ios::trunc) << "noise";
+  agent = bench_.start_agent();
+  EXPECT_THAT(agent->errors(), testing::AllOf(HasSubstr("5 bytes ignored"), HasSubstr("adopted=0")));
+  EXPECT_THAT(bench_.ctl({"exec", id, "--", "echo"}).errors, HasSubstr("unknown clone"));
+  EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
+}
+
+TEST_F(AgentTest, ReleaseAllEndsEveryLease) {
+  const auto agent = bench_.start_agent();
+  acquire("me");
+  acquire("you");
+  EXPECT_EQ(bench_.ctl({"release"}).status, 125);
+  EXPECT_EQ(bench_.ctl({"release", "--all"}).output, "2 released\n");
+  EXPECT_EQ(clones_in_state("running"), 0u);
+}
+
+TEST_F(AgentTest, AuditNamesWhatIsNotInOrder) {
+  const auto agent = bench_.start_agent();
+  const std::string id = acquire("me");
+  std::ofstream(bench_.path("run/777.sock")) << "a stray file";
+  ::unlink(std::string(clone(id)["socket_path"]).c_str());
+  const Outcome audit = bench_.ctl({"audit"});
+  EXPECT_EQ(audit.status, 1);
+  EXPECT_THAT(audit.output, testing::AllOf(HasSubstr("777.sock"), HasSubstr("clone " + id + ": its socket")));
+  const json report = json::parse(bench_.ctl({"--output", "json", "audit"}).output);
+  EXPECT_EQ(report["differences"].size(), 2u);
 }
 
 TEST_F(AgentTest, ABadConfigurationIsRefusedWithItsPlace) {

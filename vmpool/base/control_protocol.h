@@ -80,7 +80,9 @@ struct HelloReply {
   uint32_t version;
   int32_t pid;
   uint64_t vms;
-  char build_id[64];
+  uint32_t transient;  // 1: it ends by itself once it has neither VMs nor clients
+  uint32_t reserved;
+  char vmm_build_id[64];  // hex digits; part of the template key
 };
 struct Spawn {
   uint32_t flags;  // none defined: 0

@@ -29,18 +29,33 @@ bool path_exists(const std::string& path) {
 
 Result<std::shared_ptr<Clone>> Clone::create(CloneTools tools, const std::string& group_prefix) {
   const Uuid uuid = GRANARY_TRY(random_uuid());
-  return std::shared_ptr<Clone>(new Clone(tools, uuid, group_prefix));
+  return std::shared_ptr<Clone>(new Clone(tools, uuid, group_prefix + "-" + to_text(uuid)));
 }
 
-Clone::Clone(CloneTools tools, const Uuid& uuid, const std::string& group_prefix)
-    : tools_(tools), uuid_(uuid), id_(to_text(uuid)), group_(group_prefix + "-" + id_) {}
+Result<std::shared_ptr<Clone>> Clone::adopt(CloneTools tools, const std::string& id, VmId vm, const std::string& group) {
+  const Uuid uuid = GRANARY_TRY(parse_uuid(id));
+  std::shared_ptr<Clone> clone(new Clone(tools, uuid, group));
+  clone->vm_ = GRANARY_TRY(tools.spawner.adopt(vm));
+  clone->status_ = GRANARY_TRY(StatusFile::map(clone->vm_.status.get(), false));
+  clone->vmm_.emplace(std::move(clone->vm_.control), VmmClient::Peer::kUsedBefore);
+  clone->is_journalled_ = true;
+  clone->has_group_ = true;
+  clone->has_vm_ = true;
+  return clone;
+}
+
+Clone::Clone(CloneTools tools, const Uuid& uuid, std::string group)
+    : tools_(tools), uuid_(uuid), id_(to_text(uuid)), group_(std::move(group)) {}
 
 Status Clone::make_shell(const Shape& shape) {
+  GRANARY_TRY(tools_.journal.creating(id_, group_));
+  is_journalled_ = true;
   const Fd group = GRANARY_TRY(tools_.groups.create(group_));
   has_group_ = true;
   vm_ = GRANARY_TRY(tools_.spawner.spawn(group.get()));
   has_vm_ = true;
-  vmm_.emplace(std::move(vm_.control));
+  GRANARY_TRY(tools_.journal.spawned(id_, vm_.vm, vm_.pid, vm_.socket_path));
+  vmm_.emplace(std::move(vm_.control), VmmClient::Peer::kNew);
   status_ = GRANARY_TRY(StatusFile::map(vm_.status.get(), false));
   if (!group.valid()) GRANARY_TRY(tools_.groups.add(group_, vm_.pid));
   return vmm_->create_shell(shape);
@@ -81,6 +96,10 @@ std::vector<std::string> Clone::destroy() {
     const Status removed = remove_group();
     if (!removed) leaks.push_back("cgroup " + group_ + " (" + removed.error().message() + ")");
     has_group_ = !removed;
+  }
+  if (is_journalled_ && leaks.empty()) {
+    tools_.journal.gone(id_);
+    is_journalled_ = false;
   }
   return leaks;
 }

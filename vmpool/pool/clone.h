@@ -19,6 +19,7 @@ namespace granary::pool {
 struct CloneTools {
   SpawnerClient& spawner;
   const CloneGroups& groups;
+  const CloneJournal& journal;
 };
 
 // One VM and everything that belongs to it: process, control socket, cgroup, per-clone socket, conversation with its
@@ -28,6 +29,8 @@ struct CloneTools {
 class Clone {
  public:
   static Result<std::shared_ptr<Clone>> create(CloneTools tools, const std::string& group_prefix);
+  // One that an earlier agent left running. Errors of SpawnerClient::adopt(); kInvalidArgument for an id that is no UUID.
+  static Result<std::shared_ptr<Clone>> adopt(CloneTools tools, const std::string& id, VmId vm, const std::string& group);
 
   // Spawns the VMM in a cgroup of its own and lets it create VM, memory, vCPUs and devices.
   Status make_shell(const Shape& shape);
@@ -61,7 +64,7 @@ class Clone {
   [[nodiscard]] const std::string& socket_path() const { return vm_.socket_path; }
 
  private:
-  Clone(CloneTools tools, const Uuid& uuid, const std::string& group_prefix);
+  Clone(CloneTools tools, const Uuid& uuid, std::string group);
   Status kill_vm();
   Status kill_without_spawner();
   Status remove_group();
@@ -70,6 +73,7 @@ class Clone {
   Uuid uuid_;
   std::string id_;
   std::string group_;
+  bool is_journalled_ = false;
   bool has_group_ = false;
   bool has_vm_ = false;
   SpawnedVm vm_;

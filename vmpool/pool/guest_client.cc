@@ -3,6 +3,7 @@
 
 #include <sys/random.h>
 
+#include <charconv>
 #include <ctime>
 
 #include "vmpool/guest/guest.pb.h"
@@ -62,6 +63,18 @@ std::string to_text(const Uuid& uuid) {
     text += kDigits[uuid[i] & 0x0f];
   }
   return text;
+}
+
+Result<Uuid> parse_uuid(std::string_view text) {
+  Uuid uuid{};
+  std::string digits(text);
+  std::erase(digits, '-');
+  for (size_t i = 0; i < uuid.size() && digits.size() == 2 * uuid.size(); ++i) {
+    std::from_chars(&digits[2 * i], &digits[2 * i] + 2, uuid[i], 16);
+  }
+  // Whatever was not read as it was meant does not come out as it went in.
+  if (to_text(uuid) != text) return Error(Errc::kInvalidArgument, "UUID \"" + std::string(text.substr(0, 40)) + "\"");
+  return uuid;
 }
 
 Result<GuestClient> GuestClient::connect(const std::string& socket_path, SteadyTime deadline) {

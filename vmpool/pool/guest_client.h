@@ -13,6 +13,8 @@ using Uuid = std::array<uint8_t, 16>;
 // A random (version 4) UUID, and its lower-case text form.
 Result<Uuid> random_uuid();
 std::string to_text(const Uuid& uuid);
+// What to_text() gave, back; kInvalidArgument for anything else.
+Result<Uuid> parse_uuid(std::string_view text);
 // From getrandom(2).
 Status fill_random(std::span<uint8_t> bytes);
 

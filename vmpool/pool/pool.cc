@@ -28,6 +28,8 @@ void Pool::on_clone_ended(std::function<void(const std::string&, EndState, const
 Status Pool::rebuild_template(const std::function<void(const std::string&)>& progress) {
   return impl_->rebuild_template(progress);
 }
+Status Pool::adopt(CloneInfo info, const std::string& group) { return impl_->adopt(std::move(info), group); }
 void Pool::drain(bool and_running) { impl_->drain(and_running); }
+void Pool::leave_running() { impl_->leave_running(); }
 
 }  // namespace granary::pool

@@ -64,6 +64,8 @@ struct CloneInfo {
   std::string hostname;
   std::chrono::nanoseconds handover{};  // acquire called -> identity acknowledged
   bool warm = true;                     // false: was restored on demand
+
+  bool operator==(const CloneInfo&) const = default;
 };
 
 // For Status and List. `state`: restoring, probing, warm, acquiring, running, reclaiming.
@@ -108,12 +110,24 @@ struct CloneGroups {
   std::function<Status(const std::string& name)> remove;
 };
 
+// Told of what a clone is about to have, before it has it; the agent keeps it for its successor. A failure of the first two
+// fails what was to be done.
+struct CloneJournal {
+  std::function<Status(const std::string& clone_id, const std::string& group)> creating =
+      [](const std::string&, const std::string&) { return ok(); };
+  std::function<Status(const std::string& clone_id, VmId vm, int32_t pid, const std::string& socket_path)> spawned =
+      [](const std::string&, VmId, int32_t, const std::string&) { return ok(); };
+  // Its reclaim is proven.
+  std::function<void(const std::string& clone_id)> gone = [](const std::string&) {};
+};
+
 struct PoolResources {
   SpawnerClient& spawner;
   TemplateStore& templates;
   std::string vmm_build_id;  // part of the template key
   std::string host_fingerprint;  // kvm::to_text(HostFingerprint), "name=value\n" lines: part of the template key too
   CloneGroups groups;
+  CloneJournal journal = {};
   std::function<void(const Event&)> on_event;  // any thread; must not call back into the pool
 };
 
@@ -138,6 +152,10 @@ class Pool {
   // was released before (idempotent). kCloneUnknown for an id this pool never had is for the caller to decide on false.
   Result<bool> release(const std::string& clone_id);
 
+  // Takes up a running clone of an earlier agent through the spawner. `group`: the name of its cgroup. kCloneGone (with how it
+  // ended) and kCloneUnknown when the spawner has it no longer: then nothing but its cgroup can be left.
+  Status adopt(CloneInfo info, const std::string& group);
+
   [[nodiscard]] PoolStatus status() const;
   [[nodiscard]] std::vector<CloneStatus> clones() const;
   // The console's newest bytes; kCloneUnknown.
@@ -151,6 +169,9 @@ class Pool {
 
   // No more acquires or refills; idle clones are reclaimed; running ones too when `and_running`.
   void drain(bool and_running);
+  // For an agent that ends and will come back: drains, then forgets the running clones without ending them. The spawner keeps
+  // them for adopt().
+  void leave_running();
 
  private:
   class Impl;

@@ -55,7 +55,9 @@ class Pool::Impl {
   [[nodiscard]] Result<std::string> console(const std::string& clone_id) const;
   void on_clone_ended(std::function<void(const std::string&, EndState, const std::string&)> callback);
   Status rebuild_template(const std::function<void(const std::string&)>& progress);
+  Status adopt(CloneInfo info, const std::string& group);
   void drain(bool and_running);
+  void leave_running();
 
  private:
   enum class State { kRestoring, kProbing, kWarm, kAcquiring, kRunning, kReclaiming };
@@ -67,6 +69,8 @@ class Pool::Impl {
     uint64_t generation = 0;
     bool ended_by_itself = false;  // a running clone whose end is to be told
     std::string end_note;
+    bool leaking = false;   // a reclaim that could not be proven; tried again at `retry_at`
+    SteadyTime retry_at{};
     CloneInfo info;
   };
   struct CurrentTemplate {
@@ -92,7 +96,7 @@ class Pool::Impl {
   void set_state(const std::string& id, State state);
   void note_failure(const std::string& what);
 
-  // pool_acquire.cc
+  // pool_acquire.cc; adopt() is in pool_adopt.cc
   std::optional<std::string> take_warm();
   Result<CloneInfo> hand_over(const std::string& id, const IdentityRequest& identity, SteadyTime begin, bool waited);
   [[nodiscard]] Error empty_error() const;
@@ -101,6 +105,9 @@ class Pool::Impl {
   void reclaim_loop();
   void reclaim_entry(std::unique_lock<std::mutex>& lock, const std::string& id);
   void destroy_entry(std::unique_lock<std::mutex>& lock, const std::string& id);
+  // The leaking clone whose turn is next; nothing when there is none.
+  [[nodiscard]] std::optional<std::string> next_leaking() const;
+  [[nodiscard]] size_t leaking_count() const;
   void destroy_doomed(std::unique_lock<std::mutex>& lock);
   void give_up(const std::string& id);
   void give_up_idle(bool and_running, std::optional<uint64_t> but_generation);
@@ -110,7 +117,7 @@ class Pool::Impl {
 
   void emit(const char* kind, const std::string& clone_id, const std::string& text) const;
   [[nodiscard]] uint32_t count(State state) const;
-  [[nodiscard]] CloneTools tools() { return {resources_.spawner, resources_.groups}; }
+  [[nodiscard]] CloneTools tools() { return {resources_.spawner, resources_.groups, resources_.journal}; }
 
   const PoolSettings settings_;
   PoolResources resources_;

@@ -8,6 +8,8 @@
 namespace granary::pool {
 namespace {
 
+constexpr std::chrono::seconds kLeakRetry{5};
+
 std::string wait_status_text(int wait_status) {
   if (WIFSIGNALED(wait_status)) return "the VMM was killed by signal " + std::to_string(WTERMSIG(wait_status));
   return "the VMM exited with " + std::to_string(WEXITSTATUS(wait_status));
@@ -24,14 +26,20 @@ std::string joined(const std::vector<std::string>& names) {
 void Pool::Impl::reclaim_loop() {
   std::unique_lock lock(mutex_);
   for (;;) {
-    reclaim_cv_.wait(lock, [this] { return stopping_ || !to_reclaim_.empty() || !doomed_.empty(); });
+    const std::optional<std::string> leaking = next_leaking();
+    const auto something = [this] { return stopping_ || !to_reclaim_.empty() || !doomed_.empty(); };
+    if (leaking && !reclaim_cv_.wait_until(lock, entries_.at(*leaking).retry_at, something)) {
+      destroy_entry(lock, *leaking);
+      continue;
+    }
+    if (!leaking) reclaim_cv_.wait(lock, [&] { return something() || next_leaking(); });
     if (!to_reclaim_.empty()) {
       const std::string id = std::move(to_reclaim_.front());
       to_reclaim_.pop_front();
       reclaim_entry(lock, id);
     } else if (!doomed_.empty()) {
       destroy_doomed(lock);
-    } else {
+    } else if (stopping_) {
       return;
     }
   }
@@ -76,11 +84,34 @@ void Pool::Impl::destroy_entry(std::unique_lock<std::mutex>& lock, const std::st
        "in " + std::to_string(took.count()) + " us, " + std::to_string(leaks.size()) + " leaks" +
            (leaks.empty() ? "" : ": " + joined(leaks)));
   lock.lock();
-  entries_.erase(id);
-  ++reclaimed_;
-  count_leaks(leaks);
+  Entry& entry = entries_.at(id);
+  if (!entry.leaking) count_leaks(leaks);
+  if (leaks.empty()) {
+    entries_.erase(id);
+    ++reclaimed_;
+  } else {
+    // Its capacity is not free before it is proven gone.
+    entry.leaking = true;
+    entry.retry_at = SteadyClock::now() + kLeakRetry;
+    reclaim_cv_.notify_one();
+  }
   work_cv_.notify_all();
   done_cv_.notify_all();
+}
+
+std::optional<std::string> Pool::Impl::next_leaking() const {
+  const Entry* first = nullptr;
+  std::optional<std::string> next;
+  for (const auto& [id, entry] : entries_) {
+    if (!entry.leaking || (first != nullptr && first->retry_at <= entry.retry_at)) continue;
+    first = &entry;
+    next = id;
+  }
+  return next;
+}
+
+size_t Pool::Impl::leaking_count() const {
+  return static_cast<size_t>(std::ranges::count_if(entries_, [](const auto& e) { return e.second.leaking; }));
 }
 
 void Pool::Impl::destroy_doomed(std::unique_lock<std::mutex>& lock) {
@@ -122,7 +153,10 @@ Result<bool> Pool::Impl::release(const std::string& clone_id) {
   if (found == entries_.end()) return false;
   switch (found->second.state) {
     case State::kReclaiming:
-      done_cv_.wait(lock, [&] { return !entries_.contains(clone_id); });
+      done_cv_.wait(lock, [&] {
+        const auto at = entries_.find(clone_id);
+        return at == entries_.end() || at->second.leaking;
+      });
       return false;
     case State::kWarm:
     case State::kRunning:
@@ -171,7 +205,7 @@ void Pool::Impl::drain(bool and_running) {
     shells_.clear();
     if (!doomed_.empty()) reclaim_cv_.notify_one();
     const size_t may_stay = and_running ? 0 : count(State::kRunning);
-    return entries_.size() == may_stay && doomed_.empty() && !destroying_doomed_ && making_shells_ == 0;
+    return entries_.size() - leaking_count() == may_stay && doomed_.empty() && !destroying_doomed_ && making_shells_ == 0;
   };
   done_cv_.wait(lock, is_drained);
 }

@@ -22,7 +22,10 @@ struct Shape;
 // after which answers and questions could be out of step and the VM is to be destroyed.
 class VmmClient {
  public:
-  explicit VmmClient(Fd socket) : socket_(std::move(socket)) {}
+  enum class Peer { kNew, kUsedBefore };
+
+  // kUsedBefore: another agent asked this VMM before; answers to its questions may still be on their way and are dropped.
+  explicit VmmClient(Fd socket, Peer peer = Peer::kNew);
 
   Status create_shell(const Shape& shape);
   // `initramfs` may be -1.
@@ -62,6 +65,7 @@ class VmmClient {
 
   std::mutex mutex_;
   Fd socket_;
+  Peer peer_;
   uint32_t next_request_ = 1;
   std::deque<uint32_t> doorbells_;
   std::optional<control::EndedEvent> ended_;

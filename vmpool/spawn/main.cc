@@ -16,12 +16,13 @@ namespace granary::spawn {
 namespace {
 
 constexpr char kUsage[] =
-    "usage: granary-spawn --control-socket PATH --run-dir DIR --vmm PATH [--kvm PATH]\n"
+    "usage: granary-spawn --control-socket PATH --run-dir DIR --vmm PATH [--kvm PATH] [--transient]\n"
     "Parent and reaper of Granary's VMMs. Not for people: granaryd starts and drives it.\n"
     "  --control-socket PATH  where clients connect (SOCK_SEQPACKET, mode 0600)\n"
     "  --run-dir DIR          holds the per-clone sockets; one spawner per directory\n"
     "  --vmm PATH             the granary-vmm program; /proc/self/fd/N for an inherited descriptor\n"
     "  --kvm PATH             default /dev/kvm\n"
+    "  --transient            end once the last client has gone and no VM lives\n"
     "SIGTERM or SIGINT: kill every VMM, remove the sockets, exit 0.\n";
 
 bool parse(int argc, char** argv, SpawnerOptions& options) {
@@ -29,6 +30,7 @@ bool parse(int argc, char** argv, SpawnerOptions& options) {
                           {"run-dir", required_argument, nullptr, 'r'},
                           {"vmm", required_argument, nullptr, 'v'},
                           {"kvm", required_argument, nullptr, 'k'},
+                          {"transient", no_argument, nullptr, 't'},
                           {nullptr, 0, nullptr, 0}};
   options.vmm.clear();
   for (;;) {
@@ -44,6 +46,9 @@ bool parse(int argc, char** argv, SpawnerOptions& options) {
         break;
       case 'k':
         options.kvm = optarg;
+        break;
+      case 't':
+        options.transient = true;
         break;
       case -1:
         return optind == argc && !options.control_socket.empty() && !options.run_directory.empty() &&

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "vmpool/base/build_id.h"
 #include "vmpool/base/log.h"
 #include "vmpool/spawn/control_listener.h"
 
@@ -29,6 +30,8 @@ Spawner::~Spawner() {
 }
 
 Status Spawner::open(const SpawnerOptions& options) {
+  transient_ = options.transient;
+  vmm_build_id_ = GRANARY_TRY(read_build_id(options.vmm));
   VmmFiles files;
   files.executable = GRANARY_TRY(open_file(options.vmm, O_PATH));
   files.kvm = GRANARY_TRY(open_file(options.kvm, O_RDWR));
@@ -65,7 +68,10 @@ void Spawner::add_peer(Fd socket) {
   Peer::Handlers handlers{
       .message = [this](Peer& peer, control::Message message) { on_message(peer, std::move(message)); },
       // Later: the peer is in one of its own methods now.
-      .gone = [this](Peer& peer) { loop_.post([this, gone = peer.number()] { peers_.erase(gone); }); }};
+      .gone = [this](Peer& peer) { loop_.post([this, gone = peer.number()] {
+          peers_.erase(gone);
+          end_if_unused();
+        }); }};
   auto peer = std::make_unique<Peer>(loop_, number, std::move(socket), std::move(handlers));
   if (const Status watched = peer->watch(); !watched) {
     log_line(LogLevel::kError, "watch a client: %s", watched.error().message().c_str());
@@ -121,8 +127,13 @@ Status Spawner::hello(Peer& peer, const control::Message& message) {
     return Error(Errc::kProtocolVersion, "client speaks version " + std::to_string(body.peer_version) +
                                              ", this spawner " + std::to_string(control::kVersion));
   }
-  control::HelloReply reply{.version = control::kVersion, .pid = ::getpid(), .vms = vms_->live_count(), .build_id = {}};
-  control::set_text(reply.build_id, GRANARY_VERSION);
+  control::HelloReply reply{.version = control::kVersion,
+                            .pid = ::getpid(),
+                            .vms = vms_->live_count(),
+                            .transient = transient_ ? 1U : 0U,
+                            .reserved = 0,
+                            .vmm_build_id = {}};
+  control::set_text(reply.vmm_build_id, vmm_build_id_);
   peer.send(Type::kHello, message.request, reply);
   return ok();
 }
@@ -188,6 +199,11 @@ void Spawner::on_ended(const control::VmRecord& record) {
     return true;
   });
   if (finishing_ && vms_->live_count() == 0) loop_.stop();
+  end_if_unused();
+}
+
+void Spawner::end_if_unused() {
+  if (transient_ && peers_.empty() && vms_->live_count() == 0) finish();
 }
 
 void Spawner::finish() {

@@ -17,6 +17,7 @@ struct SpawnerOptions {
   std::string run_directory;
   std::string vmm = "granary-vmm";
   std::string kvm = "/dev/kvm";
+  bool transient = false;  // ends once its last client has gone and no VM lives
 };
 
 // granary-spawn: parent and reaper of every VMM, keeper of what must outlive the agent. One thread, one event loop;
@@ -53,6 +54,7 @@ class Spawner {
   Status get_template(Peer& peer, const control::Message& message);
   Status send_vm(Peer& peer, const control::Message& question, VmId vm);
   void on_ended(const control::VmRecord& record);
+  void end_if_unused();
 
   struct WaitingKill {
     uint64_t peer;
@@ -62,6 +64,8 @@ class Spawner {
 
   EventLoop& loop_;
   std::string socket_path_;
+  bool transient_ = false;
+  std::string vmm_build_id_;
   RunDirectory run_;
   std::unique_ptr<VmTable> vms_;
   TemplateShelf templates_;

@@ -203,7 +203,9 @@ TEST_F(SpawnerTest, AdoptAfterTheFirstClientHasGone) {
 }
 
 TEST_F(SpawnerTest, ExecFailureIsExactAndLeavesNothing) {
-  std::ofstream(folder / "vmm") << "not a program";
+  std::string program = *read_file("/bin/true", 8 << 20);
+  program[18] = static_cast<char>(program[18] ^ 1);  // e_machine: another processor's
+  std::ofstream(folder / "vmm", std::ios::binary) << program;
   fs::permissions(folder / "vmm", fs::perms::owner_all);
   start((folder / "vmm").string());
   ASSERT_TRUE(ask(Type::kListVms, control::Empty{})) << "from here on the client is accepted";
@@ -214,6 +216,29 @@ TEST_F(SpawnerTest, ExecFailureIsExactAndLeavesNothing) {
   EXPECT_TRUE(fs::is_empty(folder / "run"));
   EXPECT_EQ(descriptors_of_spawner(), before);
   EXPECT_EQ(ask(Type::kListVms, control::Empty{})->as_answer<control::VmList>(Type::kListVms)->count, 0U);
+}
+
+TEST_F(SpawnerTest, AVmmWithoutABuildIdIsRefusedAtStart) {
+  std::ofstream(folder / "vmm") << "not a program";
+  const auto loop = *EventLoop::create();
+  const auto spawner = Spawner::create(
+      *loop, {.control_socket = (folder / "s").string(), .run_directory = (folder / "run").string(), .vmm = (folder / "vmm").string()});
+  ASSERT_FALSE(spawner);
+  EXPECT_TRUE(spawner.error().is_errno(ENOEXEC));
+  EXPECT_NE(spawner.error().message().find((folder / "vmm").string()), std::string::npos) << spawner.error().message();
+}
+
+// Started by an agent, it ends with the last of its clients and VMs.
+TEST_F(SpawnerTest, ATransientSpawnerEndsWhenNobodyNeedsIt) {
+  start(GRANARY_REPORT_VMM, "--transient");
+  const Vm vm = spawn();
+  client.reset();
+  client = connect();  // its VM kept it alive
+  ASSERT_TRUE(client.valid());
+  ASSERT_TRUE(ask(Type::kKill, control::VmRef{vm.id}));
+  EXPECT_TRUE(ask(Type::kListVms, control::Empty{}));  // and so does this client
+  client.reset();
+  EXPECT_EQ(await_end(), 0);
 }
 
 TEST_F(SpawnerTest, CgroupMustBeOne) {

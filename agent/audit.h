@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "agent/cgroup.h"
+#include "agent/journal.h"
+#include "vmpool/pool/pool.h"
+#include "vmpool/pool/spawner_client.h"
+
+namespace granary::agent {
+
+// One look at everything that should agree: the journal's file, the host (the spawner's processes, per-clone sockets, cgroups) and
+// the agent's own view. Plain values, so that the comparison needs neither.
+struct AuditSample {
+  Journal::Clones journal;                    // as the file says
+  std::vector<control::VmRecord> vms;         // of the spawner
+  std::vector<std::string> sockets;           // names in the run directory that end in ".sock", without the agent's own two
+  std::optional<std::set<std::string>> groups;  // nothing: no cgroups, or another agent uses the same parent
+  std::vector<Lease> leases;                  // the agent's
+  std::vector<pool::CloneStatus> clones;      // the pools'
+};
+
+// One line per difference, each naming the thing; empty when all agree.
+std::vector<std::string> differences(const AuditSample& sample);
+
+}  // namespace granary::agent

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/reconcile.h"
+
+#include <sys/wait.h>
+
+#include <map>
+#include <set>
+
+namespace granary::agent {
+namespace {
+
+using Records = std::map<VmId, control::VmRecord>;
+
+bool wanted(const JournalClone& clone) { return clone.lease && !clone.lease->bound_to_call && clone.ended.empty(); }
+
+// The number alone would not do: a spawner that was replaced may have given it to another VM.
+const control::VmRecord* record_of(const Records& records, const JournalClone& clone) {
+  const auto at = records.find(clone.vm);
+  return at != records.end() && at->second.pid == clone.pid ? &at->second : nullptr;
+}
+
+std::string how_it_ended(const control::VmRecord* record) {
+  if (record == nullptr) return "ended: lost, its spawner went while no agent ran (137)";
+  std::string text = std::string("ended: ") + to_string(static_cast<EndState>(record->end_state));
+  if (WIFSIGNALED(record->wait_status)) text += ", killed by signal " + std::to_string(WTERMSIG(record->wait_status));
+  return text + ", while no agent ran";
+}
+
+class Reconciler {
+ public:
+  Reconciler(Journal& journal, pool::SpawnerClient& spawner, Cgroups* groups)
+      : journal_(journal), spawner_(spawner), groups_(groups) {}
+
+  Result<Reconciled> run() {
+    for (const control::VmRecord& record : GRANARY_TRY(spawner_.list())) records_[VmId{record.vm_id}] = record;
+    const Journal::Clones clones = journal_.clones();
+    for (const auto& [id, clone] : clones) sort_out(clone);
+    for (const auto& [vm, record] : records_) end_vm(vm, record);
+    if (groups_ != nullptr) result_.groups_removed = groups_->remove_leftovers(kept_groups_);
+    for (const auto& [id, clone] : clones) settle(clone);
+    return std::move(result_);
+  }
+
+ private:
+  void sort_out(const JournalClone& clone) {
+    const control::VmRecord* record = record_of(records_, clone);
+    if (wanted(clone) && record != nullptr && record->alive != 0) {
+      kept_vms_.insert(clone.vm);
+      kept_groups_.insert(clone.group);
+      result_.adopt.push_back(clone);
+    } else if (wanted(clone)) {
+      result_.ended.push_back({clone, how_it_ended(record)});
+    }
+  }
+
+  void end_vm(VmId vm, const control::VmRecord& record) {
+    if (kept_vms_.contains(vm)) return;
+    if (record.alive != 0) {
+      if (const Status killed = spawner_.kill(vm); !killed) {
+        result_.leaks.push_back("process " + std::to_string(record.pid) + " (" + killed.error().message() + ")");
+        return;
+      }
+      ++result_.orphans_ended;
+    }
+    (void)spawner_.forget(vm);  // a spawner may forget by itself what was killed on demand
+  }
+
+  // Out of the journal once nothing is left of it.
+  void settle(const JournalClone& clone) {
+    if (kept_groups_.contains(clone.group)) return;
+    if (groups_ != nullptr) {
+      if (const auto removed = groups_->remove(clone.group); !removed) {
+        result_.leaks.push_back("cgroup " + clone.group + " (" + removed.error().message() + ")");
+        return;
+      }
+    }
+    (void)journal_.gone(clone.id);
+  }
+
+  Journal& journal_;
+  pool::SpawnerClient& spawner_;
+  Cgroups* groups_;
+  Records records_;
+  std::set<VmId> kept_vms_;
+  std::set<std::string> kept_groups_;
+  Reconciled result_;
+};
+
+}  // namespace
+
+Result<Reconciled> reconcile(Journal& journal, pool::SpawnerClient& spawner, Cgroups* groups) {
+  return Reconciler(journal, spawner, groups).run();
+}
+
+}  // namespace granary::agent
