@@ -43,8 +43,14 @@ EndState end_state_of(const Fd& status) {
 
 }  // namespace
 
-VmTable::VmTable(EventLoop& loop, VmmFiles files, const RunDirectory& run, VmId last_used, OnEnded on_ended)
-    : loop_(loop), files_(std::move(files)), run_(run), last_(last_used), on_ended_(std::move(on_ended)) {}
+VmTable::VmTable(EventLoop& loop, VmmFiles files, UidSlots uids, const RunDirectory& run, VmId last_used,
+                 OnEnded on_ended)
+    : loop_(loop),
+      files_(std::move(files)),
+      uids_(std::move(uids)),
+      run_(run),
+      last_(last_used),
+      on_ended_(std::move(on_ended)) {}
 
 VmTable::~VmTable() {
   for (auto& [id, entry] : live_) loop_.remove(entry.watch);
@@ -52,9 +58,10 @@ VmTable::~VmTable() {
 
 Result<VmId> VmTable::spawn(int cgroup) {
   const VmId id{last_.value + 1};
-  Result<Vm> vm = start(id, cgroup);
+  const uid_t uid = GRANARY_TRY(uids_.take());
+  Result<Vm> vm = start(id, uid, cgroup);
   if (!vm) {
-    (void)run_.unlink(id);
+    free_names(id, uid);
     return std::move(vm).error();
   }
   Result<EventLoop::Token> watch = loop_.add(vm->pidfd.get(), EPOLLIN, [this, id](uint32_t) { reap(id); });
@@ -63,14 +70,14 @@ Result<VmId> VmTable::spawn(int cgroup) {
     // It cannot be watched, so it is ended on the spot.
     signal_kill(vm->pidfd);
     ::waitpid(vm->pid, nullptr, 0);
-    (void)run_.unlink(id);
+    free_names(id, uid);
     return std::move(watch).error();
   }
   live_.emplace(id, Entry{std::move(*vm), *watch});
   return id;
 }
 
-Result<Vm> VmTable::start(VmId id, int cgroup) {
+Result<Vm> VmTable::start(VmId id, uid_t uid, int cgroup) {
   SocketPair control = GRANARY_TRY(create_message_socket_pair());
   Fd status = GRANARY_TRY(create_status_page());
   const Fd listener = GRANARY_TRY(run_.listen(id));
@@ -81,8 +88,16 @@ Result<Vm> VmTable::start(VmId id, int cgroup) {
                                          .status = status.get(),
                                          .listener = listener.get(),
                                          .kvm = files_.kvm.get(),
-                                         .cgroup = cgroup}));
-  return Vm{child.pid, std::move(child.pidfd), std::move(control.first), std::move(status)};
+                                         .cgroup = cgroup,
+                                         .jail = {.namespaces = &files_.jail, .uid = uid}}));
+  return Vm{child.pid, std::move(child.pidfd), std::move(control.first), std::move(status), uid};
+}
+
+void VmTable::free_names(VmId id, uid_t uid) {
+  uids_.give_back(uid);
+  if (const Result<bool> gone = run_.unlink(id); !gone) {
+    log_line(LogLevel::kError, "%s", gone.error().message().c_str());
+  }
 }
 
 Result<const Vm*> VmTable::live(VmId vm) const {
@@ -124,10 +139,9 @@ void VmTable::reap(VmId id) {
                                  .wait_status = wait_status,
                                  .end_state = static_cast<uint32_t>(end_state_of(found->second.vm.status))};
   loop_.remove(found->second.watch);
+  const uid_t uid = found->second.vm.uid;
   live_.erase(found);
-  if (const Result<bool> gone = run_.unlink(id); !gone) {
-    log_line(LogLevel::kError, "%s", gone.error().message().c_str());
-  }
+  free_names(id, uid);
   remember(record);
   on_ended_(record);
 }
