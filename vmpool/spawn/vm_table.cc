@@ -32,13 +32,21 @@ Result<Fd> create_status_page() {
   return fd;
 }
 
-// The VMM's own word on how it ended; without one it is lost, whatever the wait status says.
-EndState end_state_of(const Fd& status) {
+// The kernel killed it for a system call that its filter forbids. Readers of the page shall see that, too.
+EndState note_violation(const Fd& status) {
+  if (const Result<StatusFile> page = StatusFile::map(status.get(), true); page) {
+    page->overrule_end(EndState::kSeccompViolation, SIGSYS, "a system call that the VMM's seccomp filter forbids");
+  }
+  return EndState::kSeccompViolation;
+}
+
+// The VMM's own word on how it ended; without one it is lost, whatever the wait status says but for one.
+EndState end_state_of(const Fd& status, int wait_status) {
+  if (WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGSYS) return note_violation(status);
   uint32_t value = 0;
   const Status read =
       pread_all(status.get(), std::as_writable_bytes(std::span(&value, 1)), offsetof(StatusPage, end_state));
-  if (!read || value == 0 || value > static_cast<uint32_t>(EndState::kTerminated)) return EndState::kLost;
-  return static_cast<EndState>(value);
+  return read && is_written_end(value) ? static_cast<EndState>(value) : EndState::kLost;
 }
 
 }  // namespace
@@ -137,7 +145,7 @@ void VmTable::reap(VmId id) {
                                  .pid = found->second.vm.pid,
                                  .alive = 0,
                                  .wait_status = wait_status,
-                                 .end_state = static_cast<uint32_t>(end_state_of(found->second.vm.status))};
+                                 .end_state = static_cast<uint32_t>(end_state_of(found->second.vm.status, wait_status))};
   loop_.remove(found->second.watch);
   const uid_t uid = found->second.vm.uid;
   live_.erase(found);
