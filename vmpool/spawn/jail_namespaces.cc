@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -66,6 +67,7 @@ bool make_namespaces(Report& report) {
 
 // Makes the namespaces, tells, and waits to be killed.
 [[noreturn]] void maker_main(int socket) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   Report report{};
   (void)make_namespaces(report);
   (void)send_message(socket, std::as_bytes(std::span(&report, 1)));

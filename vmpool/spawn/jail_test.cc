@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a VMM that was taken over cannot do: jail_probe.cc tries it, started by a real granary-spawn.
-#include <dirent.h>
+#include <linux/capability.h>
 #include <netinet/in.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 
-#include <iterator>
 #include <sstream>
+#include <thread>
 
 #include "vmpool/spawn/spawner_fixture.h"
 
@@ -211,6 +213,34 @@ TEST_F(JailTest, UidsAreFreeAgainWhenTheirProcessIsReaped) {
   EXPECT_NE(freed, field(pid_of(second), "Uid"));
   EXPECT_EQ(ask(Type::kKill, control::VmRef{first.id})->type, Type::kDone);
   EXPECT_EQ(field(pid_of(spawn()), "Uid"), freed);
+}
+
+// Changes credentials of the calling thread only, unlike the C library's functions.
+void become_nobody() { ASSERT_EQ(::syscall(SYS_setresuid, 65'534, 65'534, 65'534), 0); }
+
+TEST_F(JailTest, NoSpawnerWithoutAJail) {
+  std::thread([] {
+    become_nobody();
+    const Result<JailNamespaces> jail = JailNamespaces::create();
+    ASSERT_FALSE(jail);
+    EXPECT_TRUE(jail.error().is_errno(EPERM)) << jail.error().message();
+    EXPECT_NE(jail.error().message().find("unshare"), std::string::npos) << jail.error().message();
+    EXPECT_NE(jail.error().message().find("CAP_SYS_ADMIN"), std::string::npos) << jail.error().message();
+  }).join();
+}
+
+TEST_F(JailTest, NoVmmOutsideAJail) {
+  // What posix_spawn(3) starts from this thread can never have the capability.
+  std::thread([this] {
+    ASSERT_EQ(::prctl(PR_CAPBSET_DROP, CAP_SETUID), 0);
+    start_probes();
+  }).join();
+  const Error error = error_of(ask(Type::kSpawn, control::Spawn{}));
+  EXPECT_TRUE(error.is_errno(EPERM)) << error.message();
+  EXPECT_NE(error.message().find("set the VMM's uid"), std::string::npos) << error.message();
+  EXPECT_NE(error.message().find("CAP_SETUID"), std::string::npos) << error.message();
+  EXPECT_EQ(ask(Type::kListVms, control::Empty{})->as_answer<control::VmList>(Type::kListVms)->count, 0U);
+  EXPECT_TRUE(fs::is_empty(folder / "run"));
 }
 
 TEST_F(JailTest, BadUidRangesAreRefusedAtStart) {

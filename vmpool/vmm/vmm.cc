@@ -42,7 +42,7 @@ Status Vmm::handle(uint32_t id, const CreateShellRequest& request) {
   machine_ = GRANARY_TRY(Machine::create(request, std::move(resources)));
   kvm_.reset();
   vsock_listener_.reset();
-  // All threads exist and have their filters.
+  // All threads exist; the first act of each is to put on its own filter.
   if (const Status confined = seccomp::enter(seccomp::Filter::kLoop); !confined) {
     server_->fail(id, confined.error());
     finish({EndState::kInternalError, confined.error().code().value(), confined.error().message()});
