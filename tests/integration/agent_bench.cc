@@ -111,13 +111,16 @@ Outcome run_to_end(const std::vector<std::string>& argv, const std::string& inpu
 }
 
 AgentBench::AgentBench() {
+  [] {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root: granary-spawn jails its VMMs";
+  }();
   ::signal(SIGPIPE, SIG_IGN);
   std::string name = (fs::temp_directory_path() / "granary-agent-XXXXXX").string();
   if (::mkdtemp(name.data()) == nullptr) std::abort();
   folder_ = name;
   fs::create_directory(folder_ / "libexec");
   fs::copy_file(GRANARY_SPAWN, folder_ / "libexec/granary-spawn");
-  fs::copy_file(GRANARY_FAKE_VMM, folder_ / "libexec/granary-vmm");  // reads its behaviour beside it
+  fs::copy_file(GRANARY_FAKE_VMM, folder_ / "libexec/granary-vmm");
   std::ofstream(folder_ / "kernel") << "a kernel";
   configure();
 }

@@ -17,6 +17,7 @@ const char* to_string(EndState state) {
     case EndState::kInternalError: return "internal-error";
     case EndState::kTerminated: return "terminated";
     case EndState::kLost: return "lost";
+    case EndState::kSeccompViolation: return "seccomp-violation";
   }
   return "lost";
 }
@@ -76,9 +77,22 @@ void StatusFile::set_end(EndState state, int detail, const char* reason) const {
   page().phase = static_cast<uint32_t>(VmPhase::kEnded);
 }
 
+void StatusFile::overrule_end(EndState state, int detail, const char* reason) const {
+  page().end_detail = detail;
+  std::snprintf(page().end_reason, sizeof(page().end_reason), "%s", reason);
+  page().phase = static_cast<uint32_t>(VmPhase::kEnded);
+  page().end_state.store(static_cast<uint32_t>(state), std::memory_order_release);
+}
+
+bool is_written_end(uint32_t state) {
+  return state == static_cast<uint32_t>(EndState::kSeccompViolation) ||
+         (state != static_cast<uint32_t>(EndState::kRunning) && state <= static_cast<uint32_t>(EndState::kTerminated));
+}
+
 EndState StatusFile::end_state() const {
   const uint32_t value = page().end_state.load(std::memory_order_acquire);
-  return value <= static_cast<uint32_t>(EndState::kTerminated) ? static_cast<EndState>(value) : EndState::kLost;
+  if (value == static_cast<uint32_t>(EndState::kRunning)) return EndState::kRunning;
+  return is_written_end(value) ? static_cast<EndState>(value) : EndState::kLost;
 }
 
 }  // namespace granary

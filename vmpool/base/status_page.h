@@ -20,7 +20,12 @@ enum class EndState : uint32_t {
   kInternalError = 5,  // KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_FAIL_ENTRY or a failed ioctl
   kTerminated = 6,     // the control socket asked for the end, or closed
   kLost = 7,           // set by readers: the VMM left nothing
+  // Set by granary-spawn: the kernel killed the VMM for a system call that its filter forbids. The VMM was taken over,
+  // or the filter lacks a call.
+  kSeccompViolation = 8,
 };
+// Whether a status page may hold it at the end of a VMM; kRunning and kLost are not written.
+bool is_written_end(uint32_t state);
 const char* to_string(EndState state);
 
 enum class VmPhase : uint32_t { kEmpty = 0, kShell = 1, kRunning = 2, kParked = 3, kEnded = 4 };
@@ -61,7 +66,9 @@ class StatusFile {
   [[nodiscard]] std::string console_tail(size_t limit_bytes = StatusPage::kConsoleBytes) const;
   // VMM side: the first end state wins.
   void set_end(EndState state, int detail, const char* reason) const;
-  // Reader side: kLost for values that no VMM writes.
+  // Spawner side: what the kernel says about the end outranks what the VMM wrote.
+  void overrule_end(EndState state, int detail, const char* reason) const;
+  // Reader side: kLost for values that nobody writes.
   [[nodiscard]] EndState end_state() const;
 
  private:

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A stand-in for granary-vmm in tests of the spawner and the pool: it speaks the control protocol and, over the
-// per-clone socket, the guest protocol, without any KVM. How it misbehaves stands in the file "behaviour" beside its
-// own executable, one word a line, read anew at every step:
-//   never-ready            no doorbell after kBoot       die-at-STEP    SIGKILL to itself at create-shell, boot,
+// per-clone socket, the guest protocol, without any KVM. How it misbehaves stands in the file that it inherits in the
+// place of /dev/kvm (it is jailed: no path leads anywhere), one word a line, read anew at every step:
+//   never-ready            no doorbell after kBoot       die-at-STEP    crashes at create-shell, boot,
 //   restore, garbage-probe          probe answered by noise                      probe, park, unpark, identity,
 //   snapshot wrong-nonce            probe answered by another one  error-at-STEP  the same steps answered by kError
 //   silent-probe           probe never answered           fail-identity  Failure; silent-identity  never answered
@@ -12,8 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <csignal>
-#include <cstdlib>
+#include <array>
 #include <map>
 #include <memory>
 #include <string>
@@ -35,21 +34,17 @@ constexpr int kControl = vmm_fds::kControlSocket;
 constexpr size_t kStateBytes = 300;
 constexpr uint64_t kPopulated[] = {0, 64 * kKiB, 700 * kKiB};
 
-std::string behaviour_file() {
-  char path[4096] = {};
-  const ssize_t n = ::readlink("/proc/self/exe", path, sizeof(path) - 1);
-  const std::string exe(path, n > 0 ? static_cast<size_t>(n) : 0);
-  return exe.substr(0, exe.rfind('/')) + "/behaviour";
-}
-
 bool is(const std::string& word) {
-  const Result<std::string> text = read_file(behaviour_file());
-  return text && ("\n" + *text + "\n").find("\n" + word + "\n") != std::string::npos;
+  std::array<char, 4096> text{};
+  const ssize_t n = ::pread(vmm_fds::kKvm, text.data(), text.size(), 0);
+  const std::string words(text.data(), n > 0 ? static_cast<size_t>(n) : 0);
+  return ("\n" + words + "\n").find("\n" + word + "\n") != std::string::npos;
 }
 
 // True: the step is to fail with kError.
 bool misbehave(const std::string& step) {
-  if (is("die-at-" + step)) ::raise(SIGKILL);
+  // Not by a signal to itself: it is the first process of its pid namespace, and those ignore them.
+  if (is("die-at-" + step)) __builtin_trap();
   return is("error-at-" + step);
 }
 

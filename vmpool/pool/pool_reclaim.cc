@@ -2,6 +2,7 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <csignal>
 
 #include "vmpool/pool/pool_impl.h"
 
@@ -11,6 +12,9 @@ namespace {
 constexpr std::chrono::seconds kLeakRetry{5};
 
 std::string wait_status_text(int wait_status) {
+  if (WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGSYS) {
+    return "seccomp violation: the VMM was killed for a system call that its filter forbids";
+  }
   if (WIFSIGNALED(wait_status)) return "the VMM was killed by signal " + std::to_string(WTERMSIG(wait_status));
   return "the VMM exited with " + std::to_string(WEXITSTATUS(wait_status));
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmpool/pool/test_bench.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -19,19 +20,20 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::chrono::seconds kPatience{120};
+constexpr size_t kBehaviourBytes = 256;
 
 }  // namespace
 
-TestBench::TestBench() : TestBench(GRANARY_FAKE_VMM, "/dev/null") {}
+TestBench::TestBench() : TestBench(GRANARY_FAKE_VMM, "") {}
 
 TestBench::TestBench(const std::string& vmm, const std::string& kvm) : vmm_(vmm), kvm_(kvm) {
   std::string name = (fs::temp_directory_path() / "granary-test-XXXXXX").string();
   if (::mkdtemp(name.data()) == nullptr) std::abort();
   folder_ = name;
   fs::create_directory(folder_ / "run");
-  if (vmm == GRANARY_FAKE_VMM) {
-    vmm_ = path("vmm");
-    fs::copy_file(vmm, vmm_);
+  if (kvm_.empty()) {
+    kvm_ = path("behaviour");
+    set_behaviour("");
   }
   std::ofstream(folder_ / "kernel") << "a kernel";
   std::ofstream(folder_ / "initramfs") << "an initramfs";
@@ -55,6 +57,7 @@ TestBench::~TestBench() {
 }
 
 void TestBench::start_spawner() {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root: granary-spawn jails its VMMs";
   const std::string program = GRANARY_SPAWN;
   std::vector<std::string> words = {
       program, "--control-socket", path("spawn.sock"), "--run-dir", path("run"), "--vmm", vmm_, "--kvm", kvm_};
@@ -81,9 +84,13 @@ void TestBench::kill_spawner() {
 }
 
 void TestBench::set_behaviour(const std::string& words) const {
-  // In one step: a VMM reads the old words or the new ones.
-  std::ofstream(folder_ / "behaviour.new") << words;
-  fs::rename(folder_ / "behaviour.new", folder_ / "behaviour");
+  // VMMs have the file open. One write of one size: they read the old words or the new ones.
+  std::string text = words + "\n";
+  ASSERT_LE(text.size(), kBehaviourBytes);
+  text.resize(kBehaviourBytes, '\n');
+  const Result<Fd> file = open_file(path("behaviour"), O_WRONLY | O_CREAT, 0600);
+  ASSERT_TRUE(file) << file.error().message();
+  ASSERT_TRUE(pwrite_all(file->get(), std::as_bytes(std::span(text)), 0));
 }
 
 std::set<std::string> TestBench::sockets() const {

@@ -23,7 +23,7 @@ namespace granary::pool {
 // everything a pool needs.
 class TestBench {
  public:
-  TestBench();  // the fake VMM, in the folder: its behaviour is read beside it
+  TestBench();  // the fake VMM
   TestBench(const std::string& vmm, const std::string& kvm);
   ~TestBench();
   TestBench(const TestBench&) = delete;

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <sanitizer/asan_interface.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,15 +26,13 @@ constexpr long kFailed = -1;
 struct Birth {
   const ChildPlan* plan;
   char* const* arguments;
-  const char* failed_step = nullptr;
-  int error = 0;
+  FailedStep failed;
 };
 
 // Notes a failed step; true if it worked.
 bool step(Birth& birth, const char* name, long result) {
   if (result >= 0) return true;
-  birth.failed_step = name;
-  birth.error = errno;
+  birth.failed = {.step = name, .error = errno, .remedy = "see the kernel log"};
   return false;
 }
 
@@ -77,13 +74,13 @@ bool place_descriptors(Birth& birth, int& executable) {
 int child_main(void* argument) {
   Birth& birth = *static_cast<Birth*>(argument);
   int executable = -1;
-  const rlimit no_core{.rlim_cur = 0, .rlim_max = 0};
   char* const environment[] = {nullptr};
-  if (!reset_signals(birth) || !step(birth, "setsid", ::setsid()) ||
-      !step(birth, "limit core files", ::setrlimit(RLIMIT_CORE, &no_core)) || !place_descriptors(birth, executable)) {
+  if (!reset_signals(birth) || !step(birth, "setsid", ::setsid()) || !place_descriptors(birth, executable) ||
+      !enter_jail(birth.plan->jail, birth.failed)) {
     return 127;
   }
   step(birth, "execute the VMM", ::syscall(SYS_execveat, executable, "", birth.arguments, environment, AT_EMPTY_PATH));
+  birth.failed.remedy = "granary-vmm must be a static program that everybody may execute";
   return 127;
 }
 
@@ -134,11 +131,11 @@ Result<Child> start_child(const ChildPlan& plan) {
   char name[48];
   std::snprintf(name, sizeof(name), "granary-vmm vm=%llu", static_cast<unsigned long long>(plan.vm.value));
   char* const arguments[] = {name, nullptr};
-  Birth birth{.plan = &plan, .arguments = arguments};
+  Birth birth{.plan = &plan, .arguments = arguments, .failed = {}};
 
   int pidfd = -1;
   clone_args args{};
-  args.flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | (plan.cgroup >= 0 ? CLONE_INTO_CGROUP : 0);
+  args.flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_NEWPID | (plan.cgroup >= 0 ? CLONE_INTO_CGROUP : 0);
   args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
   args.exit_signal = SIGCHLD;
   args.stack = reinterpret_cast<uint64_t>(stack.data());
@@ -152,15 +149,17 @@ Result<Child> start_child(const ChildPlan& plan) {
     pid = clone_with_stack(args, birth);
   }
   if (pid < 0) {
-    return Error::from_errno(static_cast<int>(-pid),
-                             plan.cgroup >= 0 ? "start a VMM process in its cgroup" : "start a VMM process");
+    return Error::from_errno(static_cast<int>(-pid), plan.cgroup >= 0
+                                                         ? "start a VMM process in its cgroup and a new pid namespace"
+                                                         : "start a VMM process in a new pid namespace");
   }
   Child child{static_cast<pid_t>(pid), Fd(pidfd)};
-  if (birth.failed_step == nullptr) return child;
+  if (birth.failed.step == nullptr) return child;
   siginfo_t unused{};
   while (::waitid(P_PID, static_cast<id_t>(pid), &unused, WEXITED) != 0 && errno == EINTR) {
   }
-  return Error::from_errno(birth.error, std::string("start a VMM process: ") + birth.failed_step);
+  return Error::from_errno(birth.failed.error, std::string("start a VMM process: ") + birth.failed.step + " (" +
+                                                   birth.failed.remedy + ")");
 }
 
 }  // namespace granary::spawn

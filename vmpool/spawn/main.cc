@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <getopt.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 
 #include "vmpool/base/log.h"
 #include "vmpool/spawn/spawner.h"
@@ -16,14 +19,22 @@ namespace granary::spawn {
 namespace {
 
 constexpr char kUsage[] =
-    "usage: granary-spawn --control-socket PATH --run-dir DIR --vmm PATH [--kvm PATH] [--transient]\n"
+    "usage: granary-spawn --control-socket PATH --run-dir DIR --vmm PATH [OPTION…]\n"
     "Parent and reaper of Granary's VMMs. Not for people: granaryd starts and drives it.\n"
     "  --control-socket PATH  where clients connect (SOCK_SEQPACKET, mode 0600)\n"
     "  --run-dir DIR          holds the per-clone sockets; one spawner per directory\n"
-    "  --vmm PATH             the granary-vmm program; /proc/self/fd/N for an inherited descriptor\n"
+    "  --vmm PATH             the granary-vmm program, static; /proc/self/fd/N for an inherited descriptor\n"
     "  --kvm PATH             default /dev/kvm\n"
     "  --transient            end once the last client has gone and no VM lives\n"
+    "  --uid-base N           first of the uids (and gids) of which each VMM gets its own; default 1879048192\n"
+    "  --uid-count N          how many there are; default 65536\n"
     "SIGTERM or SIGINT: kill every VMM, remove the sockets, exit 0.\n";
+
+bool parse_number(const char* text, uint32_t& number) {
+  const char* const end = text + std::strlen(text);
+  const auto [stop, error] = std::from_chars(text, end, number);
+  return error == std::errc{} && stop == end;
+}
 
 bool parse(int argc, char** argv, SpawnerOptions& options) {
   const option known[] = {{"control-socket", required_argument, nullptr, 'c'},
@@ -31,6 +42,8 @@ bool parse(int argc, char** argv, SpawnerOptions& options) {
                           {"vmm", required_argument, nullptr, 'v'},
                           {"kvm", required_argument, nullptr, 'k'},
                           {"transient", no_argument, nullptr, 't'},
+                          {"uid-base", required_argument, nullptr, 'u'},
+                          {"uid-count", required_argument, nullptr, 'n'},
                           {nullptr, 0, nullptr, 0}};
   options.vmm.clear();
   for (;;) {
@@ -49,6 +62,12 @@ bool parse(int argc, char** argv, SpawnerOptions& options) {
         break;
       case 't':
         options.transient = true;
+        break;
+      case 'u':
+        if (!parse_number(optarg, options.uids.base)) return false;
+        break;
+      case 'n':
+        if (!parse_number(optarg, options.uids.count)) return false;
         break;
       case -1:
         return optind == argc && !options.control_socket.empty() && !options.run_directory.empty() &&
@@ -83,6 +102,9 @@ Status serve(const SpawnerOptions& options) {
   const std::unique_ptr<EventLoop> loop = GRANARY_TRY(EventLoop::create());
   const Fd signals = GRANARY_TRY(end_signals());
   const std::unique_ptr<Spawner> spawner = GRANARY_TRY(Spawner::create(*loop, options));
+  // It holds every template's memory. Its VMMs' change of uid would clear this anyway, as they share its memory until
+  // they execute.
+  if (::prctl(PR_SET_DUMPABLE, 0) != 0) return Error::last_os_error("forbid core dumps");
   GRANARY_TRY(loop->add(signals.get(), EPOLLIN, [&](uint32_t) {
     signalfd_siginfo info;
     if (::read(signals.get(), &info, sizeof(info)) == sizeof(info)) spawner->finish();

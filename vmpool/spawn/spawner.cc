@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/epoll.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -36,9 +37,13 @@ Status Spawner::open(const SpawnerOptions& options) {
   files.executable = GRANARY_TRY(open_file(options.vmm, O_PATH));
   files.kvm = GRANARY_TRY(open_file(options.kvm, O_RDWR));
   files.null = GRANARY_TRY(open_file("/dev/null", O_RDWR));
+  files.jail = GRANARY_TRY(JailNamespaces::create());
+  uint32_t first_uid = 0;
+  if (::getrandom(&first_uid, sizeof(first_uid), 0) != sizeof(first_uid)) return Error::last_os_error("getrandom");
+  UidSlots uids = GRANARY_TRY(UidSlots::create(options.uids, first_uid));
   reserve_ = GRANARY_TRY(open_file("/dev/null", O_RDONLY));
   const VmId last_used = GRANARY_TRY(run_.remove_stale());
-  vms_ = std::make_unique<VmTable>(loop_, std::move(files), run_, last_used,
+  vms_ = std::make_unique<VmTable>(loop_, std::move(files), std::move(uids), run_, last_used,
                                    [this](const control::VmRecord& record) { on_ended(record); });
   listener_ = GRANARY_TRY(listen_control(socket_path_));
   listener_token_ = GRANARY_TRY(loop_.add(listener_.get(), EPOLLIN, [this](uint32_t) { accept_one(); }));

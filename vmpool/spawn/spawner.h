@@ -18,6 +18,7 @@ struct SpawnerOptions {
   std::string vmm = "granary-vmm";
   std::string kvm = "/dev/kvm";
   bool transient = false;  // ends once its last client has gone and no VM lives
+  UidRange uids;
 };
 
 // granary-spawn: parent and reaper of every VMM, keeper of what must outlive the agent. One thread, one event loop;
@@ -28,7 +29,8 @@ struct SpawnerOptions {
 // the spawner. finish() is the orderly end: every VMM killed and reaped, every socket gone.
 class Spawner {
  public:
-  // kAlreadyRunning when another spawner has the run directory.
+  // kAlreadyRunning when another spawner has the run directory; the error of JailNamespaces::create() where VMMs cannot
+  // be jailed: there are none without.
   static Result<std::unique_ptr<Spawner>> create(EventLoop& loop, const SpawnerOptions& options);
   ~Spawner();
   Spawner(const Spawner&) = delete;

@@ -32,19 +32,33 @@ Result<Fd> create_status_page() {
   return fd;
 }
 
-// The VMM's own word on how it ended; without one it is lost, whatever the wait status says.
-EndState end_state_of(const Fd& status) {
+// The kernel killed it for a system call that its filter forbids. Readers of the page shall see that, too.
+EndState note_violation(const Fd& status) {
+  if (const Result<StatusFile> page = StatusFile::map(status.get(), true); page) {
+    page->overrule_end(EndState::kSeccompViolation, SIGSYS, "a system call that the VMM's seccomp filter forbids");
+  }
+  return EndState::kSeccompViolation;
+}
+
+// The VMM's own word on how it ended; without one it is lost, whatever the wait status says but for one.
+EndState end_state_of(const Fd& status, int wait_status) {
+  if (WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGSYS) return note_violation(status);
   uint32_t value = 0;
   const Status read =
       pread_all(status.get(), std::as_writable_bytes(std::span(&value, 1)), offsetof(StatusPage, end_state));
-  if (!read || value == 0 || value > static_cast<uint32_t>(EndState::kTerminated)) return EndState::kLost;
-  return static_cast<EndState>(value);
+  return read && is_written_end(value) ? static_cast<EndState>(value) : EndState::kLost;
 }
 
 }  // namespace
 
-VmTable::VmTable(EventLoop& loop, VmmFiles files, const RunDirectory& run, VmId last_used, OnEnded on_ended)
-    : loop_(loop), files_(std::move(files)), run_(run), last_(last_used), on_ended_(std::move(on_ended)) {}
+VmTable::VmTable(EventLoop& loop, VmmFiles files, UidSlots uids, const RunDirectory& run, VmId last_used,
+                 OnEnded on_ended)
+    : loop_(loop),
+      files_(std::move(files)),
+      uids_(std::move(uids)),
+      run_(run),
+      last_(last_used),
+      on_ended_(std::move(on_ended)) {}
 
 VmTable::~VmTable() {
   for (auto& [id, entry] : live_) loop_.remove(entry.watch);
@@ -52,9 +66,10 @@ VmTable::~VmTable() {
 
 Result<VmId> VmTable::spawn(int cgroup) {
   const VmId id{last_.value + 1};
-  Result<Vm> vm = start(id, cgroup);
+  const uid_t uid = GRANARY_TRY(uids_.take());
+  Result<Vm> vm = start(id, uid, cgroup);
   if (!vm) {
-    (void)run_.unlink(id);
+    free_names(id, uid);
     return std::move(vm).error();
   }
   Result<EventLoop::Token> watch = loop_.add(vm->pidfd.get(), EPOLLIN, [this, id](uint32_t) { reap(id); });
@@ -63,14 +78,14 @@ Result<VmId> VmTable::spawn(int cgroup) {
     // It cannot be watched, so it is ended on the spot.
     signal_kill(vm->pidfd);
     ::waitpid(vm->pid, nullptr, 0);
-    (void)run_.unlink(id);
+    free_names(id, uid);
     return std::move(watch).error();
   }
   live_.emplace(id, Entry{std::move(*vm), *watch});
   return id;
 }
 
-Result<Vm> VmTable::start(VmId id, int cgroup) {
+Result<Vm> VmTable::start(VmId id, uid_t uid, int cgroup) {
   SocketPair control = GRANARY_TRY(create_message_socket_pair());
   Fd status = GRANARY_TRY(create_status_page());
   const Fd listener = GRANARY_TRY(run_.listen(id));
@@ -81,8 +96,16 @@ Result<Vm> VmTable::start(VmId id, int cgroup) {
                                          .status = status.get(),
                                          .listener = listener.get(),
                                          .kvm = files_.kvm.get(),
-                                         .cgroup = cgroup}));
-  return Vm{child.pid, std::move(child.pidfd), std::move(control.first), std::move(status)};
+                                         .cgroup = cgroup,
+                                         .jail = {.namespaces = &files_.jail, .uid = uid}}));
+  return Vm{child.pid, std::move(child.pidfd), std::move(control.first), std::move(status), uid};
+}
+
+void VmTable::free_names(VmId id, uid_t uid) {
+  uids_.give_back(uid);
+  if (const Result<bool> gone = run_.unlink(id); !gone) {
+    log_line(LogLevel::kError, "%s", gone.error().message().c_str());
+  }
 }
 
 Result<const Vm*> VmTable::live(VmId vm) const {
@@ -122,12 +145,11 @@ void VmTable::reap(VmId id) {
                                  .pid = found->second.vm.pid,
                                  .alive = 0,
                                  .wait_status = wait_status,
-                                 .end_state = static_cast<uint32_t>(end_state_of(found->second.vm.status))};
+                                 .end_state = static_cast<uint32_t>(end_state_of(found->second.vm.status, wait_status))};
   loop_.remove(found->second.watch);
+  const uid_t uid = found->second.vm.uid;
   live_.erase(found);
-  if (const Result<bool> gone = run_.unlink(id); !gone) {
-    log_line(LogLevel::kError, "%s", gone.error().message().c_str());
-  }
+  free_names(id, uid);
   remember(record);
   on_ended_(record);
 }

@@ -10,15 +10,17 @@
 
 #include "vmpool/base/control_protocol.h"
 #include "vmpool/base/event_loop.h"
+#include "vmpool/spawn/jail.h"
 #include "vmpool/spawn/run_directory.h"
 
 namespace granary::spawn {
 
-// What every VMM is started from, opened once.
+// What every VMM is started from and in, opened once.
 struct VmmFiles {
   Fd executable;  // granary-vmm
   Fd kvm;         // /dev/kvm
   Fd null;        // /dev/null
+  JailNamespaces jail;
 };
 
 // A live VMM process and what lets a restarted agent take it up again.
@@ -27,6 +29,7 @@ struct Vm {
   Fd pidfd;
   Fd control;  // the agent's end of its control socket
   Fd status;   // its status page
+  uid_t uid = 0;
 };
 
 // The VMM processes of this spawner and the exit records of those that ended: the newest kRecordLimit, until forgotten.
@@ -37,10 +40,10 @@ class VmTable {
   using OnEnded = std::function<void(const control::VmRecord&)>;
 
   // `on_ended` is called for each VMM after it is reaped and its socket path is gone. Numbers start after `last_used`.
-  VmTable(EventLoop& loop, VmmFiles files, const RunDirectory& run, VmId last_used, OnEnded on_ended);
+  VmTable(EventLoop& loop, VmmFiles files, UidSlots uids, const RunDirectory& run, VmId last_used, OnEnded on_ended);
   ~VmTable();
 
-  // `cgroup`: directory of a cgroup v2 group or -1. On failure nothing stays behind.
+  // `cgroup`: directory of a cgroup v2 group or -1. On failure nothing stays behind. EUSERS: no uid is left.
   Result<VmId> spawn(int cgroup);
   // kCloneUnknown: never spawned; kCloneGone: ended (the message says how).
   [[nodiscard]] Result<const Vm*> live(VmId vm) const;
@@ -60,12 +63,15 @@ class VmTable {
     EventLoop::Token watch = 0;
   };
 
-  Result<Vm> start(VmId id, int cgroup);
+  Result<Vm> start(VmId id, uid_t uid, int cgroup);
+  // The process was reaped, or never was.
+  void free_names(VmId id, uid_t uid);
   void reap(VmId id);
   void remember(const control::VmRecord& record);
 
   EventLoop& loop_;
   VmmFiles files_;
+  UidSlots uids_;
   const RunDirectory& run_;
   VmId last_;
   OnEnded on_ended_;

@@ -23,9 +23,12 @@ struct IoWorker::Shared {
   std::vector<Job> completed;     // to be delivered on the loop thread
 };
 
-IoWorker::IoWorker(EventLoop& loop)
+IoWorker::IoWorker(EventLoop& loop, std::function<void()> begin)
     : shared_(std::make_shared<Shared>(loop)),
-      thread_([shared = shared_](const std::stop_token& stop) { run(shared, stop); }) {}
+      thread_([shared = shared_, begin = std::move(begin)](const std::stop_token& stop) {
+        if (begin) begin();
+        run(shared, stop);
+      }) {}
 
 IoWorker::~IoWorker() {
   thread_.request_stop();

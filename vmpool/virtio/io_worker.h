@@ -15,7 +15,8 @@ class IoWorker {
  public:
   static constexpr size_t kMaxJobs = 2048;
 
-  explicit IoWorker(EventLoop& loop);
+  // `begin`, if given, is the first thing that the worker thread does.
+  explicit IoWorker(EventLoop& loop, std::function<void()> begin = {});
   // Finishes the job that runs and drops the rest.
   ~IoWorker();
   IoWorker(const IoWorker&) = delete;

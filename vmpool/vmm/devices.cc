@@ -9,6 +9,7 @@
 #include "vmpool/virtio/balloon.h"
 #include "vmpool/virtio/console.h"
 #include "vmpool/virtio/entropy.h"
+#include "vmpool/vmm/seccomp.h"
 
 namespace granary::vmm {
 namespace {
@@ -68,7 +69,10 @@ Result<Devices> make_devices(const control::DeviceSet& set, DeviceResources reso
     (void)GRANARY_TRY(add(devices, resources, std::make_unique<virtio::Balloon>(resources.memory)));
   }
   for (uint8_t slot = 0; slot < set.net_slots; ++slot) GRANARY_TRY(add_net(devices, resources, slot));
-  if (set.block_slots > 0) devices.worker = std::make_unique<virtio::IoWorker>(resources.loop);
+  if (set.block_slots > 0) {
+    devices.worker = std::make_unique<virtio::IoWorker>(
+        resources.loop, [] { seccomp::enter_or_end(seccomp::Filter::kWorker); });
+  }
   for (uint8_t slot = 0; slot < set.block_slots; ++slot) GRANARY_TRY(add_block(devices, resources, slot));
   return devices;
 }

@@ -3,12 +3,15 @@
 // vmpool/base/control_protocol.h for what it is told. Exit codes: 0 after an orderly end (the status page says which),
 // 1 when it could not start or its event loop failed.
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
+#include <sys/prctl.h>
 
 #include <cstdio>
 
 #include "vmpool/base/log.h"
 #include "vmpool/base/vmm_fds.h"
+#include "vmpool/vmm/seccomp.h"
 #include "vmpool/vmm/vmm.h"
 
 namespace granary::vmm {
@@ -23,14 +26,27 @@ Result<Fd> inherit(int number, const char* what) {
   return error;
 }
 
-Status run() {
-  // A device's peer that closes its socket is an error code, not a reason to die.
+// What granary-spawn cannot do for it (an exec undoes it), and what it has done already, for whoever else starts this.
+Status prepare() {
+  if (::prctl(PR_SET_DUMPABLE, 0) != 0) return Error::last_os_error("forbid core dumps and ptrace");
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return Error::last_os_error("set no_new_privs");
+  ::prctl(PR_SET_NAME, "granary-vmm");  // for people: started through a descriptor, it would be called "12"
+  // A device's peer that closes its socket is an error code, not a reason to die; a file at its size limit as well.
   ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGXFSZ, SIG_IGN);
+  // One heap for all threads: a second one would open files of /proc and change protections later.
+  ::mallopt(M_ARENA_MAX, 1);
+  return ok();
+}
+
+Status run() {
+  GRANARY_TRY(prepare());
   Inheritance inheritance{GRANARY_TRY(inherit(vmm_fds::kControlSocket, "control socket")),
                           GRANARY_TRY(inherit(vmm_fds::kStatusPage, "status page")),
                           GRANARY_TRY(inherit(vmm_fds::kVsockListener, "vsock listener")),
                           GRANARY_TRY(inherit(vmm_fds::kKvm, "KVM device"))};
   const std::unique_ptr<Vmm> vmm = GRANARY_TRY(Vmm::create(std::move(inheritance)));
+  GRANARY_TRY(seccomp::enter(seccomp::Filter::kSetup));
   return vmm->run();
 }
 

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "vmpool/base/machine_layout.h"
+#include "vmpool/vmm/seccomp.h"
 
 namespace granary::vmm {
 namespace {
@@ -67,6 +68,7 @@ void VcpuThread::answer() {
 }
 
 void VcpuThread::thread_main() {
+  seccomp::enter_or_end(seccomp::Filter::kVcpu);
   for (;;) {
     command_.wait(kIdleCommand);
     if (command_ == kQuit) return;

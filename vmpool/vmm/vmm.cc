@@ -2,6 +2,7 @@
 #include "vmpool/vmm/vmm.h"
 
 #include "vmpool/base/log.h"
+#include "vmpool/vmm/seccomp.h"
 #include "vmpool/vmm/snapshot_io.h"
 
 namespace granary::vmm {
@@ -41,6 +42,12 @@ Status Vmm::handle(uint32_t id, const CreateShellRequest& request) {
   machine_ = GRANARY_TRY(Machine::create(request, std::move(resources)));
   kvm_.reset();
   vsock_listener_.reset();
+  // All threads exist; the first act of each is to put on its own filter.
+  if (const Status confined = seccomp::enter(seccomp::Filter::kLoop); !confined) {
+    server_->fail(id, confined.error());
+    finish({EndState::kInternalError, confined.error().code().value(), confined.error().message()});
+    return ok();
+  }
   enter(VmPhase::kShell);
   server_->done(id);
   return ok();
