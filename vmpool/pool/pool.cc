@@ -15,8 +15,8 @@ Result<std::unique_ptr<Pool>> Pool::start(PoolSettings settings, PoolResources r
 Pool::Pool(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Pool::~Pool() = default;
 
-Result<CloneInfo> Pool::acquire(const IdentityRequest& identity, SteadyTime deadline) {
-  return impl_->acquire(identity, deadline);
+Result<CloneInfo> Pool::acquire(const IdentityRequest& identity, SteadyTime deadline, const Attachments& attachments) {
+  return impl_->acquire(identity, deadline, attachments);
 }
 Result<bool> Pool::release(const std::string& clone_id) { return impl_->release(clone_id); }
 PoolStatus Pool::status() const { return impl_->status(); }

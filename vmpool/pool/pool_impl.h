@@ -48,7 +48,7 @@ class Pool::Impl {
   ~Impl();
 
   void start();
-  Result<CloneInfo> acquire(const IdentityRequest& identity, SteadyTime deadline);
+  Result<CloneInfo> acquire(const IdentityRequest& identity, SteadyTime deadline, const Attachments& attachments);
   Result<bool> release(const std::string& clone_id);
   [[nodiscard]] PoolStatus status() const;
   [[nodiscard]] std::vector<CloneStatus> clones() const;
@@ -94,7 +94,11 @@ class Pool::Impl {
 
   // pool_acquire.cc
   std::optional<std::string> take_warm();
-  Result<CloneInfo> hand_over(const std::string& id, const IdentityRequest& identity, SteadyTime begin, bool waited);
+  [[nodiscard]] Status check_slots(const Attachments& attachments) const;
+  Result<CloneInfo> hand_over(const std::string& id, const IdentityRequest& identity, const Attachments& attachments,
+                              SteadyTime begin, bool waited);
+  Error abandon(const std::string& id, const Error& why, bool at_once);
+  void discard(std::unique_lock<std::mutex>& lock, const std::string& id);
   [[nodiscard]] Error empty_error() const;
 
   // pool_reclaim.cc
