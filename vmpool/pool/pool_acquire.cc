@@ -24,8 +24,8 @@ Status check_hostname(const std::string& hostname) {
 
 // The VMM is well and said no: another clone's would say the same.
 bool is_refusal(const Error& error) {
-  for (const Errc failure : {Errc::kVmmFailed, Errc::kPeerGone, Errc::kDeadlineExceeded, Errc::kProtocolMalformed,
-                             Errc::kProtocolVersion}) {
+  for (const Errc failure :
+       {Errc::kVmmFailed, Errc::kPeerGone, Errc::kDeadlineExceeded, Errc::kProtocolMalformed, Errc::kProtocolVersion}) {
     if (error.is(failure)) return false;
   }
   return true;
