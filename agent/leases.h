@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/disks.h"
 #include "vmpool/pool/pool.h"
 
 namespace granary::agent {
@@ -18,6 +19,7 @@ struct Lease {
   std::string owner_id;
   std::string pool;
   pool::CloneInfo clone;
+  std::vector<DiskWish> disks;
 };
 
 // Owner -> clone, and what is known of clones that are gone. Makes Acquire idempotent: of several calls with one
@@ -35,7 +37,8 @@ class LeaseTable {
     Claim& operator=(const Claim&) = delete;
     ~Claim();
     // False: the clone has ended meanwhile (gone() says why), the owner holds nothing.
-    [[nodiscard]] bool commit(const std::string& pool, const pool::CloneInfo& clone);
+    [[nodiscard]] bool commit(const std::string& pool, const pool::CloneInfo& clone,
+                              const std::vector<DiskWish>& disks = {});
 
    private:
     friend class LeaseTable;
@@ -48,9 +51,10 @@ class LeaseTable {
     std::optional<Claim> claim;  // or: take one
   };
 
-  // kInvalidArgument when the owner holds a clone of another pool; kDeadlineExceeded when another call for the same
-  // owner has not finished by the deadline.
-  Result<Outcome> begin(const std::string& owner_id, const std::string& pool, pool::SteadyTime deadline);
+  // kInvalidArgument when the owner holds a clone of another pool or with other disks (compared as they were asked
+  // for); kDeadlineExceeded when another call for the same owner has not finished by the deadline.
+  Result<Outcome> begin(const std::string& owner_id, const std::string& pool, pool::SteadyTime deadline,
+                        const std::vector<DiskWish>& disks = {});
 
   [[nodiscard]] std::optional<Lease> of_clone(const std::string& clone_id) const;
   [[nodiscard]] std::optional<Lease> of_owner(const std::string& owner_id) const;

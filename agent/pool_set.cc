@@ -109,7 +109,7 @@ Result<Lease> PoolSet::acquire(const Wish& wish) {
   GRANARY_TRY(check_wish(wish));
   pool::Pool* const pool = GRANARY_TRY(find(wish.pool));
   const std::string name = wish.pool.empty() ? pools_.front().first : wish.pool;
-  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, name, wish.deadline));
+  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, name, wish.deadline, wish.disks));
   if (outcome.held) return *std::move(outcome.held);
   return take(*std::move(outcome.claim), name, *pool, wish);
 }
@@ -118,7 +118,7 @@ Result<Lease> PoolSet::acquire_new(const Wish& wish) {
   GRANARY_TRY(check_wish(wish));
   pool::Pool* const pool = GRANARY_TRY(find(wish.pool));
   const std::string name = wish.pool.empty() ? pools_.front().first : wish.pool;
-  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, name, wish.deadline));
+  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, name, wish.deadline, wish.disks));
   if (outcome.held) {
     return Error(Errc::kInvalidArgument, "owner " + wish.owner_id + " holds clone " + outcome.held->clone.id +
                                              " already; release it first or choose another owner_id");
@@ -127,12 +127,15 @@ Result<Lease> PoolSet::acquire_new(const Wish& wish) {
 }
 
 Result<Lease> PoolSet::take(LeaseTable::Claim claim, const std::string& name, pool::Pool& pool, const Wish& wish) {
-  pool::CloneInfo clone = GRANARY_TRY(pool.acquire({.hostname = wish.hostname}, wish.deadline));
-  if (!claim.commit(name, clone)) {
+  // Opened before the clone is taken: a wrong path costs none. Ours are closed when it has its own.
+  const pool::Attachments attachments{
+      .disks = GRANARY_TRY(open_disks(wish.disks, pool.status().shape.devices.block_slots)), .taps = {}};
+  pool::CloneInfo clone = GRANARY_TRY(pool.acquire({.hostname = wish.hostname}, wish.deadline, attachments));
+  if (!claim.commit(name, clone, wish.disks)) {
     return Error(Errc::kCloneGone,
                  "clone " + clone.id + " right after its hand-over, " + leases_.gone(clone.id).value_or("ended"));
   }
-  return Lease{.owner_id = wish.owner_id, .pool = name, .clone = std::move(clone)};
+  return Lease{.owner_id = wish.owner_id, .pool = name, .clone = std::move(clone), .disks = wish.disks};
 }
 
 Result<bool> PoolSet::release(const std::string& clone_id) {
@@ -205,11 +208,6 @@ Result<std::vector<pool::CloneStatus>> PoolSet::clones(const std::string& name) 
     for (pool::CloneStatus& clone : pool->clones()) all.push_back(std::move(clone));
   }
   return all;
-}
-
-std::string PoolSet::owner_of(const std::string& clone_id) const {
-  const auto lease = leases_.of_clone(clone_id);
-  return lease ? lease->owner_id : "";
 }
 
 Result<std::string> PoolSet::console(const std::string& clone_id) const {

@@ -35,6 +35,7 @@ class PoolSet {
     std::string owner_id;
     std::string hostname;
     pool::SteadyTime deadline;
+    std::vector<DiskWish> disks = {};
   };
   struct TemplateUse {
     pool::TemplateInfo info;
@@ -46,8 +47,8 @@ class PoolSet {
   // Reclaims every clone.
   ~PoolSet();
 
-  // kPoolUnknown, kPoolEmpty, kShuttingDown, kInvalidArgument (owner or host name); the same owner gets the same clone
-  // again.
+  // kPoolUnknown, kPoolEmpty, kShuttingDown, kInvalidArgument (owner or host name), what open_disks() says; the same
+  // owner gets the same clone again, and is refused when it asks for other disks.
   Result<Lease> acquire(const Wish& wish);
   // Like acquire(), but an owner that holds a clone already is refused: for a lease that ends with its call.
   Result<Lease> acquire_new(const Wish& wish);
@@ -62,7 +63,7 @@ class PoolSet {
   [[nodiscard]] std::vector<pool::PoolStatus> status() const;
   // Of one pool, or of all for an empty name; kPoolUnknown.
   [[nodiscard]] Result<std::vector<pool::CloneStatus>> clones(const std::string& pool) const;
-  [[nodiscard]] std::string owner_of(const std::string& clone_id) const;
+  [[nodiscard]] std::optional<Lease> lease_of(const std::string& clone_id) const { return leases_.of_clone(clone_id); }
   [[nodiscard]] Result<std::string> console(const std::string& clone_id) const;
 
   [[nodiscard]] Result<std::vector<TemplateUse>> templates() const;
