@@ -23,6 +23,7 @@ const std::string kTap = "granary-tap";
 class FreshNetwork : public LinuxClones {
  public:
   void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "taps and network namespaces need root";
     ASSERT_TRUE(enter_fresh_network());
     LinuxClones::SetUp();
   }
