@@ -22,7 +22,24 @@ v1::Clone to_message(const Lease& lease) {
   clone.set_pool(lease.pool);
   clone.set_owner_id(lease.owner_id);
   clone.set_state("running");
+  *clone.mutable_disks() = to_messages(lease.disks);
   return clone;
+}
+
+google::protobuf::RepeatedPtrField<v1::Disk> to_messages(const std::vector<DiskWish>& disks) {
+  google::protobuf::RepeatedPtrField<v1::Disk> out;
+  for (const DiskWish& disk : disks) {
+    v1::Disk* const message = out.Add();
+    message->set_path(disk.path);
+    message->set_read_only(disk.read_only);
+  }
+  return out;
+}
+
+std::vector<DiskWish> to_wishes(const google::protobuf::RepeatedPtrField<v1::Disk>& disks) {
+  std::vector<DiskWish> out;
+  for (const v1::Disk& disk : disks) out.push_back({.path = disk.path(), .read_only = disk.read_only()});
+  return out;
 }
 
 v1::PoolStatus to_message(const pool::PoolStatus& status) {

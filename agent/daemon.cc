@@ -192,17 +192,17 @@ Status serve(const DaemonOptions& options, const Host& host) {
   const AtEnd remove_groups{[&] {
     if (groups) groups->remove_parent();
   }};
-  SpawnerProcess spawner = GRANARY_TRY(
+  const std::unique_ptr<SpawnerProcess> spawner = GRANARY_TRY(
       SpawnerProcess::connect_or_start(config, {.libexec_dir = options.libexec_dir, .kvm_path = options.kvm_path}));
-  const AtEnd end_spawner{[&] { spawner.wait_if_unused(); }};
+  const AtEnd end_spawner{[&] { spawner->wait_if_unused(); }};
   const std::unique_ptr<Journal> journal =
       GRANARY_TRY(Journal::open(config.run_dir + "/journal", GRANARY_TRY(host_boot_id())));
-  const Reconciled found = GRANARY_TRY(reconcile(*journal, spawner.client(), groups.get()));
+  const Reconciled found = GRANARY_TRY(reconcile(*journal, spawner->client(), groups.get()));
   log_reconciled(found, *journal);
   EventFeed events;
   {
     const std::unique_ptr<PoolSet> pools =
-        GRANARY_TRY(PoolSet::start(config, {.spawner = spawner.client(),
+        GRANARY_TRY(PoolSet::start(config, {.spawner = spawner->client(),
                                             .templates = templates,
                                             .host_fingerprint = host_fingerprint(options.kvm_path),
                                             .groups = groups.get(),
@@ -215,6 +215,8 @@ Status serve(const DaemonOptions& options, const Host& host) {
       sandboxes.on_clone_ended(clone_id, reason);
     });
     take_up(found, *pools, sandboxes);
+    spawner->keep([&pools] { pools->spawner_replaced(); });
+    const AtEnd stop_keeping{[&] { spawner->stop_keeping(); }};
     const std::unique_ptr<ApiServer> server =
         GRANARY_TRY(ApiServer::start(config.socket_path(), {&service, &sandboxes}));
     spdlog::info("ready version={} socket={} pools={}", GRANARY_VERSION, config.socket_path(), config.pools.size());

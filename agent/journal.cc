@@ -35,7 +35,10 @@ std::string line_of(const json& record) {
 
 json to_json(const Lease& lease) {
   const pool::CloneInfo& clone = lease.clone;
+  json disks = json::array();
+  for (const DiskWish& disk : lease.disks) disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
   return {{"owner", lease.owner_id},
+          {"disks", std::move(disks)},
           {"bound", lease.bound_to_call},
           {"template", clone.template_key},
           {"boot_id", clone.boot_id},
@@ -61,7 +64,11 @@ json to_json(const JournalClone& clone) {
 
 // json::value() throws for a value of another type, at() for a missing one: both are caught in parse_line().
 Lease lease_from(const json& record, const JournalClone& clone) {
-  Lease lease{.owner_id = record.at("owner"), .pool = clone.pool, .clone = {}, .bound_to_call = record.at("bound")};
+  Lease lease{.owner_id = record.at("owner"), .pool = clone.pool, .clone = {}};
+  lease.bound_to_call = record.at("bound");
+  for (const json& disk : record.at("disks")) {
+    lease.disks.push_back({.path = disk.at("path"), .read_only = disk.at("read_only")});
+  }
   lease.clone = {.id = clone.id,
                  .vm = clone.vm,
                  .pool = clone.pool,

@@ -30,7 +30,8 @@ Lease lease_of(const std::string& id) {
                     .boot_id = "b",
                     .hostname = "h",
                     .handover = std::chrono::nanoseconds(5),
-                    .warm = true}};
+                    .warm = true},
+          .disks = {{.path = "/d", .read_only = true}}};
 }
 
 class JournalTest : public testing::Test {

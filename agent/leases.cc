@@ -38,7 +38,7 @@ bool LeaseTable::finish(const std::string& owner_id, std::optional<Lease> lease)
 }
 
 Result<LeaseTable::Outcome> LeaseTable::begin(const std::string& owner_id, const std::string& pool,
-                                              pool::SteadyTime deadline) {
+                                              pool::SteadyTime deadline, const std::vector<DiskWish>& disks) {
   std::unique_lock lock(mutex_);
   const auto settled = [&] {
     const auto at = owners_.find(owner_id);
@@ -52,6 +52,11 @@ Result<LeaseTable::Outcome> LeaseTable::begin(const std::string& owner_id, const
     if (at->second->pool != pool) {
       return Error(Errc::kInvalidArgument, "owner " + owner_id + " holds clone " + at->second->clone.id + " of pool " +
                                                at->second->pool + ", not of " + pool + "; release it first");
+    }
+    if (at->second->disks != disks) {
+      return Error(Errc::kInvalidArgument, "owner " + owner_id + " holds clone " + at->second->clone.id + " with " +
+                                               to_text(at->second->disks) + ", not with " + to_text(disks) +
+                                               "; release it first");
     }
     outcome.held = at->second;
     return outcome;

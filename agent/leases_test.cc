@@ -37,6 +37,22 @@ TEST(LeaseTableTest, TheSameOwnerGetsTheSameClone) {
   EXPECT_EQ(table.of_owner("o")->clone.id, "c1");
 }
 
+TEST(LeaseTableTest, TheSameOwnerCannotChangeItsDisks) {
+  LeaseTable table;
+  const std::vector<DiskWish> disks = {{.path = "/a", .read_only = false}, {.path = "/b", .read_only = true}};
+  auto first = table.begin("o", "p", far(), disks);
+  ASSERT_TRUE(first && first->claim);
+  EXPECT_TRUE(first->claim->commit({.owner_id = "o", .pool = "p", .clone = clone("c1"), .disks = disks}));
+  EXPECT_EQ(table.begin("o", "p", far(), disks)->held->clone.id, "c1");
+  for (const std::vector<DiskWish>& other :
+       std::vector<std::vector<DiskWish>>{{}, {disks[1], disks[0]}, {disks[0], {.path = "/b", .read_only = false}}}) {
+    const auto refused = table.begin("o", "p", far(), other);
+    ASSERT_FALSE(refused);
+    EXPECT_TRUE(refused.error().is(Errc::kInvalidArgument));
+    EXPECT_THAT(refused.error().message(), testing::HasSubstr("clone c1 with disks /a, /b:ro, not with "));
+  }
+}
+
 TEST(LeaseTableTest, AnOwnerCannotHoldClonesOfTwoPools) {
   LeaseTable table;
   hold(table, "o", "p", "c1");

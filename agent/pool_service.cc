@@ -28,7 +28,8 @@ PoolSet::Wish to_wish(const v1::AcquireRequest& request, std::chrono::system_clo
   return {.pool = request.pool(),
           .owner_id = request.owner_id(),
           .hostname = request.hostname(),
-          .deadline = deadline_of(rpc_deadline, request.wait_ms())};
+          .deadline = deadline_of(rpc_deadline, request.wait_ms()),
+          .disks = to_wishes(request.disks())};
 }
 
 int64_t unix_seconds() {
@@ -99,10 +100,12 @@ grpc::Status PoolService::List(grpc::ServerContext*, const v1::ListRequest* requ
   if (!clones) return answer("List", clones.error());
   for (const pool::CloneStatus& clone : *clones) {
     v1::Clone* const out = response->add_clones();
+    const auto lease = pools_.lease_of(clone.info.id);
     *out = to_message(clone.info);
     out->set_state(clone.state);
     out->set_memory_bytes(clone.memory_bytes);
-    out->set_owner_id(pools_.owner_of(clone.info.id));
+    out->set_owner_id(lease ? lease->owner_id : "");
+    if (lease) *out->mutable_disks() = to_messages(lease->disks);
   }
   return grpc::Status::OK;
 }

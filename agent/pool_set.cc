@@ -148,7 +148,7 @@ Result<Lease> PoolSet::acquire(const Wish& wish) {
   GRANARY_TRY(check_wish(wish));
   pool::Pool* const pool = GRANARY_TRY(find(wish.pool));
   const std::string name = wish.pool.empty() ? pools_.front().first : wish.pool;
-  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, name, wish.deadline));
+  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, name, wish.deadline, wish.disks));
   if (outcome.held) return *std::move(outcome.held);
   return take(*std::move(outcome.claim), *pool, {.owner_id = wish.owner_id, .pool = name, .clone = {}}, wish);
 }
@@ -157,7 +157,7 @@ Result<Lease> PoolSet::acquire_new(const Wish& wish) {
   GRANARY_TRY(check_wish(wish));
   pool::Pool* const pool = GRANARY_TRY(find(wish.pool));
   const std::string name = wish.pool.empty() ? pools_.front().first : wish.pool;
-  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, name, wish.deadline));
+  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, name, wish.deadline, wish.disks));
   if (outcome.held) {
     return Error(Errc::kInvalidArgument, "owner " + wish.owner_id + " holds clone " + outcome.held->clone.id +
                                              " already; release it first or choose another owner_id");
@@ -167,7 +167,11 @@ Result<Lease> PoolSet::acquire_new(const Wish& wish) {
 }
 
 Result<Lease> PoolSet::take(LeaseTable::Claim claim, pool::Pool& pool, Lease lease, const Wish& wish) {
-  lease.clone = GRANARY_TRY(pool.acquire({.hostname = wish.hostname}, wish.deadline));
+  // Opened before the clone is taken: a wrong path costs none. Ours are closed when it has its own.
+  const pool::Attachments attachments{
+      .disks = GRANARY_TRY(open_disks(wish.disks, pool.status().shape.devices.block_slots)), .taps = {}};
+  lease.disks = wish.disks;
+  lease.clone = GRANARY_TRY(pool.acquire({.hostname = wish.hostname}, wish.deadline, attachments));
   const std::string& id = lease.clone.id;
   // What is not in the journal would be ended at the next start.
   if (const Status written = resources_.journal.leased(lease, unix_ns()); !written) {
@@ -254,11 +258,6 @@ Result<std::vector<pool::CloneStatus>> PoolSet::clones(const std::string& name) 
   return all;
 }
 
-std::string PoolSet::owner_of(const std::string& clone_id) const {
-  const auto lease = leases_.of_clone(clone_id);
-  return lease ? lease->owner_id : "";
-}
-
 Result<std::string> PoolSet::console(const std::string& clone_id) const {
   for (const auto& [name, pool] : pools_) {
     auto text = pool->console(clone_id);
@@ -325,6 +324,10 @@ Result<std::vector<std::string>> PoolSet::audit() const {
     std::erase_if(lasting, [&](const std::string& line) { return !std::ranges::count(now, line); });
   }
   return lasting;
+}
+
+void PoolSet::spawner_replaced() {
+  for (const auto& [name, pool] : pools_) pool->spawner_replaced();
 }
 
 void PoolSet::drain() {

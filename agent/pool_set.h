@@ -39,6 +39,7 @@ class PoolSet {
     std::string owner_id;
     std::string hostname;
     pool::SteadyTime deadline;
+    std::vector<DiskWish> disks = {};
   };
   struct TemplateUse {
     pool::TemplateInfo info;
@@ -56,8 +57,8 @@ class PoolSet {
   // Remembers why a clone that an earlier agent leased is gone.
   void remember_ended(const std::string& clone_id, const std::string& reason) { leases_.end(clone_id, reason); }
 
-  // kPoolUnknown, kPoolEmpty, kShuttingDown, kInvalidArgument (owner or host name); the same owner gets the same clone
-  // again.
+  // kPoolUnknown, kPoolEmpty, kShuttingDown, kInvalidArgument (owner or host name), what open_disks() says; the same
+  // owner gets the same clone again, and is refused when it asks for other disks.
   Result<Lease> acquire(const Wish& wish);
   // Like acquire(), but an owner that holds a clone already is refused: for a lease that ends with its call.
   Result<Lease> acquire_new(const Wish& wish);
@@ -72,7 +73,7 @@ class PoolSet {
   [[nodiscard]] std::vector<pool::PoolStatus> status() const;
   // Of one pool, or of all for an empty name; kPoolUnknown.
   [[nodiscard]] Result<std::vector<pool::CloneStatus>> clones(const std::string& pool) const;
-  [[nodiscard]] std::string owner_of(const std::string& clone_id) const;
+  [[nodiscard]] std::optional<Lease> lease_of(const std::string& clone_id) const { return leases_.of_clone(clone_id); }
   [[nodiscard]] Result<std::string> console(const std::string& clone_id) const;
 
   [[nodiscard]] Result<std::vector<TemplateUse>> templates() const;
@@ -86,6 +87,9 @@ class PoolSet {
   void on_lease_ended(std::function<void(const std::string& clone_id, const std::string& reason)> callback) {
     lease_ended_.push_back(std::move(callback));
   }
+
+  // As Pool::spawner_replaced(), for all.
+  void spawner_replaced();
 
   // What the journal, the host and this object do not agree on, a line each: empty when all is in order. Takes up to a
   // second when something is not, to tell it from what is just being made or reclaimed.

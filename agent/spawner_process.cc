@@ -20,6 +20,7 @@ using std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kStartLimit{10};
 constexpr std::chrono::milliseconds kRetry{5};
+constexpr std::chrono::seconds kComesBack{10};
 constexpr int kEndLimitMs = 10'000;
 
 // What runs in the child between fork and exec: no allocation, no locks; the parent has threads.
@@ -71,7 +72,8 @@ bool nobody_listens(const Error& error) { return error.is_errno(ENOENT) || error
 
 }  // namespace
 
-Result<SpawnerProcess> SpawnerProcess::connect_or_start(const Config& config, const SpawnerFiles& files) {
+Result<std::unique_ptr<SpawnerProcess>> SpawnerProcess::connect_or_start(const Config& config,
+                                                                         const SpawnerFiles& files) {
   auto client = connect(config);
   const bool own = !client && nobody_listens(client.error());
   if (own) {
@@ -86,9 +88,47 @@ Result<SpawnerProcess> SpawnerProcess::connect_or_start(const Config& config, co
     return Error(client.error().code(), client.error().context() + "; granary-spawn does not answer, see " +
                                             config.run_dir + "/granary-spawn.log");
   }
-  SpawnerProcess process(*std::move(client));
-  spdlog::info("spawner {} pid={}", own ? "started" : "found", process.client().hello().pid);
+  std::unique_ptr<SpawnerProcess> process(new SpawnerProcess(config, files, *std::move(client)));
+  spdlog::info("spawner {} pid={}", own ? "started" : "found", process->client().hello().pid);
   return process;
+}
+
+void SpawnerProcess::keep(std::function<void()> replaced) {
+  client_->on_lost([this] {
+    {
+      const std::lock_guard lock(mutex_);
+      lost_ = true;
+    }
+    changed_.notify_all();
+  });
+  if (!client_->connected()) lost_ = true;
+  keeper_ = std::jthread([this, replaced = std::move(replaced)](const std::stop_token& stop) {
+    std::unique_lock lock(mutex_);
+    while (changed_.wait(lock, stop, [&] { return lost_; })) {
+      lost_ = false;
+      lock.unlock();
+      spdlog::error("granary-spawn has gone pid={}; running clones live on without it", client_->hello().pid);
+      if (replace(stop)) replaced();
+      lock.lock();
+    }
+  });
+}
+
+// A spawner of systemd comes back by itself, so it is waited for before another one is started.
+bool SpawnerProcess::replace(const std::stop_token& stop) {
+  auto start_at = steady_clock::now() + (client_->hello().transient != 0 ? kRetry : kComesBack);
+  while (!stop.stop_requested()) {
+    if (client_->reconnect(config_.spawner_socket_path())) {
+      spdlog::warn("spawner replaced pid={}", client_->hello().pid);
+      return true;
+    }
+    if (steady_clock::now() >= start_at) {
+      if (const Status started = start(config_, files_); !started) spdlog::error("{}", started.error().message());
+      start_at = steady_clock::now() + kStartLimit;
+    }
+    std::this_thread::sleep_for(kRetry);
+  }
+  return false;
 }
 
 void SpawnerProcess::wait_if_unused() {

@@ -19,15 +19,31 @@ struct SpawnerFiles {
 // once it has neither VMs nor clients.
 class SpawnerProcess {
  public:
-  static Result<SpawnerProcess> connect_or_start(const Config& config, const SpawnerFiles& files);
+  static Result<std::unique_ptr<SpawnerProcess>> connect_or_start(const Config& config, const SpawnerFiles& files);
+  SpawnerProcess(const SpawnerProcess&) = delete;
+  SpawnerProcess& operator=(const SpawnerProcess&) = delete;
 
   [[nodiscard]] pool::SpawnerClient& client() const { return *client_; }
+  // From now on a spawner that dies is replaced; `replaced` is called, on a thread of this object, once the client is connected
+  // to its successor, which knows no VM.
+  void keep(std::function<void()> replaced);
+  // No more replacing, and no callback from here on.
+  void stop_keeping() { keeper_ = {}; }
   // Closes the connection; if that is the end of the spawner, waits for it.
   void wait_if_unused();
 
  private:
-  explicit SpawnerProcess(std::unique_ptr<pool::SpawnerClient> client) : client_(std::move(client)) {}
+  SpawnerProcess(const Config& config, SpawnerFiles files, std::unique_ptr<pool::SpawnerClient> client)
+      : config_(config), files_(std::move(files)), client_(std::move(client)) {}
+  bool replace(const std::stop_token& stop);
+
+  const Config config_;
+  const SpawnerFiles files_;
   std::unique_ptr<pool::SpawnerClient> client_;
+  std::mutex mutex_;
+  std::condition_variable_any changed_;
+  bool lost_ = false;
+  std::jthread keeper_;  // last: it uses all of the above
 };
 
 }  // namespace granary::agent

@@ -67,6 +67,12 @@ Errc code_of(grpc::StatusCode code) {
   }
 }
 
+// What the caller named is missing, taken or not permitted: for the caller to set right.
+bool is_precondition(const Error& error) {
+  return error.is_errno(EBUSY) || error.is_errno(ENOENT) || error.is_errno(EACCES) || error.is_errno(EPERM) ||
+         error.is_errno(EROFS);
+}
+
 std::optional<Error> from_details(const std::string& bytes) {
   v1::StatusDetails details;
   v1::ErrorDetail detail;
@@ -83,7 +89,7 @@ grpc::Status to_grpc(const Error& error) {
   const bool ours = error.code().category() == granary_category();
   const grpc::StatusCode code =
       ours ? code_of(static_cast<Errc>(error.code().value()))
-           : (error.is_errno(EBUSY) ? grpc::StatusCode::FAILED_PRECONDITION : grpc::StatusCode::INTERNAL);
+           : (is_precondition(error) ? grpc::StatusCode::FAILED_PRECONDITION : grpc::StatusCode::INTERNAL);
   v1::ErrorDetail detail;
   detail.set_category(ours ? kGranaryCategory : kErrnoCategory);
   detail.set_code(error.code().value());

@@ -43,6 +43,13 @@ INSTANTIATE_TEST_SUITE_P(All, StatusMapping,
                                          Mapping{Errc::kSnapshotCorrupt, grpc::StatusCode::INTERNAL},
                                          Mapping{Errc::kGuestProtocol, grpc::StatusCode::INTERNAL}));
 
+TEST(StatusTest, WhatTheCallerCanSetRightIsAPrecondition) {
+  for (const int number : {EBUSY, ENOENT, EACCES, EPERM, EROFS}) {
+    EXPECT_EQ(to_grpc(Error::from_errno(number, "disk")).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  }
+  EXPECT_EQ(to_grpc(Error::from_errno(EIO, "disk")).error_code(), grpc::StatusCode::INTERNAL);
+}
+
 TEST(StatusTest, KeepsErrno) {
   const Error back = from_grpc(to_grpc(Error::from_errno(ENOSPC, "write template")));
   EXPECT_TRUE(back.is_errno(ENOSPC));

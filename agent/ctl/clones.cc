@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "agent/ctl/commands.h"
+#include "agent/ctl/disks.h"
 #include "agent/ctl/output.h"
 #include "agent/ctl/session.h"
 
@@ -19,6 +20,7 @@ struct CloneOptions {
   std::string hostname;
   int64_t wait_seconds = 60;
   bool all = false;
+  std::vector<std::string> disks;
   SessionOptions session;
 };
 using Options = std::shared_ptr<CloneOptions>;
@@ -33,6 +35,7 @@ Result<int> acquire(const Globals& globals, const CloneOptions& options) {
                            : options.owner);
   request.set_hostname(options.hostname);
   request.set_wait_ms(options.wait_seconds * 1000);
+  GRANARY_TRY(add_disks(request, options.disks));
   const v1::AcquireResponse response = GRANARY_TRY(client.call(&v1::Pool::Stub::Acquire, request));
   std::cout << (globals.json ? to_json(response.clone()) : response.clone().id()) << std::endl;
   return 0;
@@ -144,6 +147,7 @@ void define_clones(CLI::App& app, const Globals& globals, Action& action) {
   command->add_option("--pool", options->pool, "the pool to take from; default: the first configured");
   command->add_option("--owner", options->owner, "the same owner gets the same clone; default: a fresh one");
   command->add_option("--hostname", options->hostname, "the guest's host name");
+  define_disks(*command, options->disks);
   command->add_option("--wait", options->wait_seconds, "seconds to wait for a clone")
       ->check(CLI::Range(1, 600))
       ->capture_default_str();

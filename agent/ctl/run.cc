@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "agent/ctl/commands.h"
+#include "agent/ctl/disks.h"
 #include "agent/ctl/output.h"
 #include "agent/ctl/session.h"
 
@@ -17,6 +18,7 @@ struct RunOptions {
   std::string pool;
   std::string hostname;
   int64_t wait_seconds = 60;
+  std::vector<std::string> disks;
   bool verbose = false;
   std::string info_file;
   SessionOptions session;
@@ -31,6 +33,7 @@ class HeldClone {
     request.set_pool(options.pool);
     request.set_hostname(options.hostname);
     request.set_wait_ms(options.wait_seconds * 1000);
+    GRANARY_TRY(add_disks(request, options.disks));
     held->stream_ = client.stub().Hold(&held->context_, request);
     v1::AcquireResponse response;
     if (held->stream_->Read(&response)) {
@@ -105,6 +108,7 @@ void define_run(CLI::App& app, const Globals& globals, Action& action) {
   command->add_flag("-i,--interactive", options->session.interactive, "forward standard input");
   command->add_flag("-t,--tty", options->session.tty, "give the command a terminal");
   command->add_option("--hostname", options->hostname, "the guest's host name");
+  define_disks(*command, options->disks);
   command->add_option("-e,--env", options->session.env, "NAME=VALUE, may be repeated")->allow_extra_args(false);
   command->add_option("-w,--workdir", options->session.cwd, "working directory in the guest");
   command->add_option("--wait", options->wait_seconds, "seconds to wait for a clone")

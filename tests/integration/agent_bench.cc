@@ -131,14 +131,19 @@ AgentBench::~AgentBench() {
   fs::remove_all(folder_, ignored);
 }
 
-// One that a killed agent left behind. The kernel knows who listens on its socket.
-void AgentBench::end_spawner() const {
+// The kernel knows who listens on its socket.
+pid_t AgentBench::spawner_pid() const {
   const auto socket =
       pool::connect_unix(path("run/spawn.sock"), SOCK_SEQPACKET, std::chrono::steady_clock::now() + kPatience);
   ucred listener{};
   socklen_t length = sizeof(listener);
-  if (!socket || ::getsockopt(socket->get(), SOL_SOCKET, SO_PEERCRED, &listener, &length) != 0) return;
-  ::kill(listener.pid, SIGTERM);
+  if (!socket || ::getsockopt(socket->get(), SOL_SOCKET, SO_PEERCRED, &listener, &length) != 0) return -1;
+  return listener.pid;
+}
+
+// One that a killed agent left behind.
+void AgentBench::end_spawner() const {
+  if (const pid_t pid = spawner_pid(); pid > 0) ::kill(pid, SIGTERM);
 }
 
 void AgentBench::configure(const std::string& pool, const std::string& top) const {

@@ -73,6 +73,8 @@ class AgentBench {
   std::unique_ptr<Process> start_agent() const;
   Outcome ctl(std::vector<std::string> arguments, const std::string& input = "") const;
   std::unique_ptr<Process> start_ctl(std::vector<std::string> arguments) const;
+  // Of the spawner that listens now; -1 when none does.
+  [[nodiscard]] pid_t spawner_pid() const;
   [[nodiscard]] std::string path(const std::string& name) const { return (folder_ / name).string(); }
   [[nodiscard]] std::string socket() const { return path("run/granaryd.sock"); }
   // What is left in the run directory, the spawner's log and lock files aside.

@@ -141,6 +141,13 @@ TEST_F(AgentGrpcTest, AcquireRefusals) {
   request.set_pool("");
   request.set_hostname("not a host name");
   EXPECT_EQ(acquire_with(request), grpc::StatusCode::INVALID_ARGUMENT);
+  request.set_hostname("");
+  request.add_disks()->set_path("relative.img");
+  EXPECT_EQ(acquire_with(request), grpc::StatusCode::INVALID_ARGUMENT);
+  request.mutable_disks(0)->set_path("/nonexistent.img");
+  EXPECT_EQ(acquire_with(request), grpc::StatusCode::FAILED_PRECONDITION);
+  for (int i = 0; i < 100'000; ++i) request.add_disks()->set_path("/x");
+  EXPECT_EQ(acquire_with(request), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 // A unary call of a service whose generated code is not at hand.

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <csignal>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -106,6 +107,56 @@ TEST_F(AgentTest, AnExplicitLeaseLivesUntilItIsReleased) {
   EXPECT_EQ(late.status, 125);
   EXPECT_EQ(late.errors, "granaryctl: clone " + id + ", released: clone is gone\n");
   EXPECT_NE(acquire("me"), id);
+}
+
+// The stand-in notes on its console which disks it gets, with their first four bytes.
+TEST_F(AgentTest, DisksReachTheCloneInOrderAndAreFreeAfterwards) {
+  const auto agent = bench_.start_agent();
+  const std::string first = bench_.path("first.img");
+  const std::string second = bench_.path("second.img");
+  std::ofstream(first) << std::string(512, '1');
+  std::ofstream(second) << std::string(1024, '2');
+  const Outcome taken = bench_.ctl({"acquire", "--owner", "me", "--disk", first, "--disk", second + ":ro"});
+  ASSERT_EQ(taken.status, 0) << taken.errors;
+  const std::string id = taken.output.substr(0, 36);
+  EXPECT_THAT(bench_.ctl({"console", id}).output, HasSubstr("disk 0 rw 1111\ndisk 1 ro 2222\nunpark\n"));
+  const Outcome listed = bench_.ctl({"--output", "json", "ls"});
+  EXPECT_THAT(listed.output, HasSubstr(R"("disks":[{"path":")" + first + R"(","read_only":false},{"path":")" + second));
+
+  EXPECT_EQ(bench_.ctl({"acquire", "--owner", "me", "--disk", first, "--disk", second + ":ro"}).output, id + "\n");
+  const Outcome other = bench_.ctl({"acquire", "--owner", "me", "--disk", first});
+  EXPECT_EQ(other.status, 125);
+  EXPECT_THAT(other.errors, HasSubstr("holds clone " + id + " with disks " + first + ", " + second + ":ro, not with"));
+  const Outcome in_use = bench_.ctl({"run", "-i", "--disk", first, "--", "echo"});
+  EXPECT_EQ(in_use.status, 125);
+  EXPECT_THAT(in_use.errors, HasSubstr("disk " + first + " is in use"));
+  EXPECT_EQ(bench_.ctl({"run", "-i", "--disk", second + ":ro", "--", "echo"}).status, 7) << "readers may be many";
+  EXPECT_EQ(bench_.ctl({"release", id}).status, 0);
+  EXPECT_EQ(bench_.ctl({"run", "-i", "--disk", first, "--", "echo"}).status, 7);
+}
+
+TEST_F(AgentTest, BadDisksAreOneLineAndCostNoClone) {
+  bench_.configure("size: 2\n    devices: {block: 1}");
+  const auto agent = bench_.start_agent();
+  const auto refused = [&](const std::vector<std::string>& disks) {
+    std::vector<std::string> words = {"run"};
+    for (const std::string& disk : disks) words.insert(words.end(), {"--disk", disk});
+    words.insert(words.end(), {"--", "echo"});
+    const Outcome run = bench_.ctl(words);
+    EXPECT_EQ(run.status, 125);
+    EXPECT_EQ(std::count(run.errors.begin(), run.errors.end(), '\n'), 1) << run.errors;
+    return run.errors;
+  };
+  std::ofstream(bench_.path("odd.img")) << "odd";
+  std::ofstream(bench_.path("good.img")) << std::string(512, 'g');
+  EXPECT_THAT(refused({bench_.path("missing")}), HasSubstr("missing: No such file"));
+  EXPECT_THAT(refused({bench_.path("")}), HasSubstr("a directory"));
+  EXPECT_THAT(refused({bench_.path("odd.img")}), HasSubstr("3 bytes; make it a multiple of 512"));
+  EXPECT_THAT(refused({bench_.path("good.img"), bench_.path("good.img")}), HasSubstr("2 disks, but"));
+  EXPECT_THAT(refused({":ro"}), HasSubstr("--disk: give PATH or PATH:ro"));
+  const json pool = json::parse(bench_.ctl({"--output", "json", "status"}).output)["pools"][0];
+  EXPECT_EQ(pool["reclaimed"], "0");
+  EXPECT_EQ(pool["failed"], "0");
 }
 
 TEST_F(AgentTest, AnEmptyPoolSaysSoAfterTheWait) {
@@ -283,6 +334,33 @@ TEST_F(AgentTest, ADamagedJournalCostsItsClonesAndNothingElse) {
   agent = bench_.start_agent();
   EXPECT_THAT(agent->errors(), testing::AllOf(HasSubstr("5 bytes ignored"), HasSubstr("adopted=0")));
   EXPECT_THAT(bench_.ctl({"exec", id, "--", "echo"}).errors, HasSubstr("unknown clone"));
+  EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
+}
+
+TEST_F(AgentTest, AKilledSpawnerIsReplacedAndRunningClonesLiveOn) {
+  auto agent = bench_.start_agent();
+  const std::string id = acquire("me");
+  const pid_t vmm = clone(id)["vmm_pid"];
+  const auto run = bench_.start_ctl({"run", "-i", "--", "echo"});
+  ASSERT_TRUE(run->wait_for("started"));
+  ASSERT_EQ(::kill(bench_.spawner_pid(), SIGKILL), 0);
+  ASSERT_TRUE(agent->wait_for("spawner replaced"));
+  EXPECT_EQ(bench_.ctl({"exec", "-i", id, "--", "echo"}, "still here").output, "still here");
+  run->write("and here");
+  run->close_stdin();
+  EXPECT_EQ(run->wait(), 7) << run->errors();
+  EXPECT_EQ(run->output(), "and here");
+  EXPECT_EQ(bench_.ctl({"run", "-i", "--", "echo"}, "new ones too").output, "new ones too");
+  EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
+  // The new spawner keeps it over an agent's death, and tells of its end although it is no child.
+  agent->signal(SIGKILL);
+  agent->wait();
+  agent = bench_.start_agent();
+  EXPECT_EQ(acquire("me"), id);
+  EXPECT_EQ(clone(id)["vmm_pid"], vmm);
+  ::kill(vmm, SIGKILL);
+  EXPECT_TRUE(agent->wait_for("reclaimed pool=a clone=" + id));
+  EXPECT_THAT(bench_.ctl({"exec", id, "--", "echo"}).errors, HasSubstr("lost"));
   EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
 }
 

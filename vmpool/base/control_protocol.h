@@ -36,6 +36,7 @@ enum class Type : uint16_t {
   kPutTemplate = 22,   // TemplateRef [state memfd, memory memfd], both sealed -> kDone: keeps them over an agent restart
   kGetTemplate = 23,   // TemplateRef -> kDone [state memfd, memory memfd]
   kDropTemplate = 24,  // TemplateRef -> kDone
+  kTakeVm = 25,        // TakeVm [control socket, status page, pidfd] -> kDone: a VM of a spawner that has died; watched, but no child
   // event from granary-spawn
   kExited = 32,  // VmRecord: a VMM was reaped
 
@@ -97,11 +98,16 @@ struct Spawned {
 struct VmRef {
   uint64_t vm_id;
 };
+struct TakeVm {
+  uint64_t vm_id;
+  int32_t pid;
+  uint32_t reserved;
+};
 struct VmRecord {
   uint64_t vm_id;
   int32_t pid;
   uint32_t alive;
-  int32_t wait_status;  // as waitpid(2) gives it; valid when !alive
+  int32_t wait_status;  // as waitpid(2) gives it; valid when !alive. Exit code 137 for a VM that was no child (kTakeVm)
   uint32_t end_state;   // EndState
 };
 struct VmList {

@@ -75,12 +75,28 @@ Status Clone::probe(std::chrono::milliseconds timeout) {
 
 Status Clone::park() { return vmm_->park(); }
 
+Status Clone::attach(const Attachments& attachments) {
+  for (uint32_t slot = 0; slot < attachments.disks.size(); ++slot) {
+    const Disk& disk = attachments.disks[slot];
+    GRANARY_TRY(vmm_->attach_block(slot, disk.read_only, disk.file.get()));
+  }
+  for (uint32_t slot = 0; slot < attachments.taps.size(); ++slot) {
+    GRANARY_TRY(vmm_->attach_net(slot, attachments.taps[slot].get()));
+  }
+  return ok();
+}
+
 Result<AppliedIdentity> Clone::hand_over(const std::string& hostname, std::chrono::milliseconds timeout) {
   GRANARY_TRY(vmm_->unpark());
   if (!guest_) return Error(Errc::kIdentityFailed, "clone " + id_ + " was never probed");
   const AppliedIdentity applied = GRANARY_TRY(guest_->apply_identity(uuid_, hostname, SteadyClock::now() + timeout));
   guest_.reset();
   return applied;
+}
+
+Status Clone::entrust() {
+  const Fd control = GRANARY_TRY(vmm_->duplicate_socket());
+  return tools_.spawner.take(vm_, control.get());
 }
 
 std::vector<std::string> Clone::destroy() {

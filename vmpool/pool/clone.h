@@ -39,9 +39,13 @@ class Clone {
   // Waits for the guest's answer; keeps the connection for hand_over().
   Status probe(std::chrono::milliseconds timeout);
   Status park();
+  // Gives a parked clone its disks and taps. After an error the clone must be destroyed: it may have some of them.
+  Status attach(const Attachments& attachments);
   // Unparks and applies the identity on the probe's connection, which is closed after it. Fail-closed: after an error
   // the clone must be destroyed.
   Result<AppliedIdentity> hand_over(const std::string& hostname, std::chrono::milliseconds timeout);
+  // Gives the VM to the spawner that came after the one which started it.
+  Status entrust();
   void close_guest_connection() { guest_.reset(); }
 
   // Kills the VMM, waits until it is reaped, removes cgroup and socket, and proves that they are gone. The names of

@@ -6,6 +6,7 @@
 //   restore, garbage-probe          probe answered by noise                      probe, park, unpark, identity,
 //   snapshot wrong-nonce            probe answered by another one  error-at-STEP  the same steps answered by kError
 //   silent-probe           probe never answered           fail-identity  Failure; silent-identity  never answered
+//   (attach is such a step, too)
 //   garbage-control        kRestore answered by noise     open-vsock     reports one open connection for ever
 #include <fcntl.h>
 #include <sys/epoll.h>
@@ -102,7 +103,12 @@ class FakeVmm {
       case Type::kPark:
         return step(message, "park");
       case Type::kUnpark:
+        note("unpark");
         return step(message, "unpark");
+      case Type::kAttachBlock:
+        return attach(message, "disk");
+      case Type::kAttachNet:
+        return attach(message, "tap");
       case Type::kSnapshot:
         return snapshot(message);
       case Type::kGetStats: {
@@ -118,6 +124,22 @@ class FakeVmm {
       default:
         return Error(Errc::kProtocolMalformed, "fake VMM: type " + std::to_string(static_cast<int>(message.type)));
     }
+  }
+
+  // On the console, so that tests see what came and in which order.
+  void note(std::string line) const {
+    line += '\n';
+    status_.write_console(std::as_bytes(std::span(line)));
+  }
+
+  // A disk is noted with its first four bytes.
+  Status attach(const control::Message& message, const std::string& kind) {
+    const auto body = GRANARY_TRY(message.as<control::Attach>(1));
+    std::string first(kind == "disk" ? 4 : 0, '.');
+    GRANARY_TRY(pread_all(message.fds[0].get(), std::as_writable_bytes(std::span(first)), 0));
+    note(kind + " " + std::to_string(body.slot) + (body.read_only != 0 ? " ro " : " rw ") + first);
+    attached_.push_back(GRANARY_TRY(message.fds[0].duplicate()));
+    return step(message, "attach");
   }
 
   Status check_template(const control::Message& message) const {
@@ -238,6 +260,7 @@ class FakeVmm {
   EventLoop& loop_;
   StatusFile status_;
   uint64_t memory_bytes_ = 0;
+  std::vector<Fd> attached_;
   std::map<int, std::shared_ptr<Conversation>> conversations_;
 };
 

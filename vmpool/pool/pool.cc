@@ -15,8 +15,8 @@ Result<std::unique_ptr<Pool>> Pool::start(PoolSettings settings, PoolResources r
 Pool::Pool(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Pool::~Pool() = default;
 
-Result<CloneInfo> Pool::acquire(const IdentityRequest& identity, SteadyTime deadline) {
-  return impl_->acquire(identity, deadline);
+Result<CloneInfo> Pool::acquire(const IdentityRequest& identity, SteadyTime deadline, const Attachments& attachments) {
+  return impl_->acquire(identity, deadline, attachments);
 }
 Result<bool> Pool::release(const std::string& clone_id) { return impl_->release(clone_id); }
 PoolStatus Pool::status() const { return impl_->status(); }
@@ -30,6 +30,7 @@ Status Pool::rebuild_template(const std::function<void(const std::string&)>& pro
 }
 Status Pool::adopt(CloneInfo info, const std::string& group) { return impl_->adopt(std::move(info), group); }
 void Pool::drain(bool and_running) { impl_->drain(and_running); }
+void Pool::spawner_replaced() { impl_->spawner_replaced(); }
 void Pool::leave_running() { impl_->leave_running(); }
 
 }  // namespace granary::pool

@@ -52,6 +52,17 @@ struct IdentityRequest {
   std::string hostname;  // default: "granary-" + first 8 hex digits of the UUID
 };
 
+// Host resources that a clone gets with its hand-over, as descriptors. The guest sees the n-th disk as its n-th virtio-blk
+// device (/dev/vda, /dev/vdb …) and the n-th tap as its n-th network card.
+struct Disk {
+  Fd file;  // regular file or block device of whole sectors of 512 bytes; open for reading and writing unless read_only
+  bool read_only = false;
+};
+struct Attachments {
+  std::vector<Disk> disks;  // at most the shape's block_slots
+  std::vector<Fd> taps;     // at most the shape's net_slots; see virtio::Net::attach for what a tap must be
+};
+
 // Facts about an acquired clone.
 struct CloneInfo {
   std::string id;           // clone UUID, lower-case text form
@@ -146,7 +157,10 @@ class Pool {
   // Hands over a running clone with its identity acknowledged (fail-closed: a clone whose identity fails is destroyed and
   // another is used). Waits for a refill until `deadline`, then kPoolEmpty with the pool's state as text.
   // kShuttingDown once drain() was called.
-  Result<CloneInfo> acquire(const IdentityRequest& identity, SteadyTime deadline);
+  // The clone gets duplicates of `attachments` while it is still parked. kInvalidArgument when there are more than the shape
+  // has slots, and the VMM's own error when it refuses one (a file of the wrong kind, a tap without IFF_VNET_HDR …): that
+  // clone is reclaimed and no other is tried. A clone that fails with attachments is gone before another one gets them.
+  Result<CloneInfo> acquire(const IdentityRequest& identity, SteadyTime deadline, const Attachments& attachments = {});
 
   // Ends the clone and proves that nothing is left: process reaped, cgroup removed, socket gone. True: was there; false:
   // was released before (idempotent). kCloneUnknown for an id this pool never had is for the caller to decide on false.
@@ -169,6 +183,8 @@ class Pool {
 
   // No more acquires or refills; idle clones are reclaimed; running ones too when `and_running`.
   void drain(bool and_running);
+  // The spawner client has reconnected, to a spawner that knows no VM: running clones are given to it, idle ones made anew.
+  void spawner_replaced();
   // For an agent that ends and will come back: drains, then forgets the running clones without ending them. The spawner keeps
   // them for adopt().
   void leave_running();

@@ -22,21 +22,42 @@ Status check_hostname(const std::string& hostname) {
                "hostname \"" + hostname.substr(0, 80) + "\": allowed are up to 63 letters, digits, '-' and '.'");
 }
 
+// The VMM is well and said no: another clone's would say the same.
+bool is_refusal(const Error& error) {
+  for (const Errc failure :
+       {Errc::kVmmFailed, Errc::kPeerGone, Errc::kDeadlineExceeded, Errc::kProtocolMalformed, Errc::kProtocolVersion}) {
+    if (error.is(failure)) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
-Result<CloneInfo> Pool::Impl::acquire(const IdentityRequest& identity, SteadyTime deadline) {
+Status Pool::Impl::check_slots(const Attachments& attachments) const {
+  const auto fits = [&](size_t wanted, size_t slots, const char* what) -> Status {
+    if (wanted <= slots) return ok();
+    return Error(Errc::kInvalidArgument, std::to_string(wanted) + " " + what + ", but clones of pool " +
+                                             settings_.name + " have slots for " + std::to_string(slots));
+  };
+  GRANARY_TRY(fits(attachments.disks.size(), settings_.shape.devices.block_slots, "disks"));
+  return fits(attachments.taps.size(), settings_.shape.devices.net_slots, "taps");
+}
+
+Result<CloneInfo> Pool::Impl::acquire(const IdentityRequest& identity, SteadyTime deadline,
+                                      const Attachments& attachments) {
   const SteadyTime begin = SteadyClock::now();
   GRANARY_TRY(check_hostname(identity.hostname));
+  GRANARY_TRY(check_slots(attachments));
   bool waited = false;
   std::unique_lock lock(mutex_);
   for (;;) {
     if (draining_) return Error(Errc::kShuttingDown, "pool " + settings_.name);
     if (const std::optional<std::string> id = take_warm()) {
       lock.unlock();
-      Result<CloneInfo> info = hand_over(*id, identity, begin, waited);
+      Result<CloneInfo> info = hand_over(*id, identity, attachments, begin, waited);
       work_cv_.notify_all();
       done_cv_.notify_all();
-      if (info) return info;
+      if (info || !info.error().is(Errc::kIdentityFailed)) return info;
       lock.lock();
     } else if (!waited) {
       waited = true;
@@ -71,25 +92,31 @@ std::optional<std::string> Pool::Impl::take_warm() {
   return std::nullopt;
 }
 
-Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityRequest& identity, SteadyTime begin,
-                                        bool waited) {
+// kIdentityFailed: another clone may do better. Anything else is the caller's to know.
+Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityRequest& identity,
+                                        const Attachments& attachments, SteadyTime begin, bool waited) {
   std::shared_ptr<Clone> clone;
   {
     const std::lock_guard lock(mutex_);
     clone = entries_.at(id).clone;
   }
+  const bool attaches = !attachments.disks.empty() || !attachments.taps.empty();
+  if (const Status attached = clone->attach(attachments); !attached) {
+    if (!is_refusal(attached.error())) return abandon(id, attached.error(), true);
+    std::unique_lock lock(mutex_);
+    discard(lock, id);
+    return attached.error();
+  }
   const std::string hostname = identity.hostname.empty() ? "granary-" + id.substr(0, 8) : identity.hostname;
   const Result<AppliedIdentity> applied = clone->hand_over(hostname, settings_.identity_timeout);
+  if (!applied) return abandon(id, applied.error(), attaches);
   std::unique_lock lock(mutex_);
-  Entry& entry = entries_.at(id);
-  if (!applied || clone->ended()) {
-    const std::string why = applied ? "the VMM ended during the hand-over" : applied.error().message();
-    note_failure("hand-over: " + why);
-    give_up(id);
+  // Under the lock: from here on on_exited() sees to it.
+  if (clone->ended()) {
     lock.unlock();
-    emit("clone-failed", id, "hand-over: " + why);
-    return Error(Errc::kIdentityFailed, why);
+    return abandon(id, {Errc::kVmmFailed, "during the hand-over"}, attaches);
   }
+  Entry& entry = entries_.at(id);
   entry.state = State::kRunning;
   entry.info.boot_id = applied->boot_id;
   entry.info.hostname = hostname;
@@ -101,6 +128,24 @@ Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityReq
   emit("handed-over", id,
        std::to_string(std::chrono::duration_cast<std::chrono::microseconds>(info.handover).count()) + " us");
   return info;
+}
+
+// Fail-closed: whatever step failed, the clone goes. `at_once`: it may hold files that the next one is to get.
+Error Pool::Impl::abandon(const std::string& id, const Error& why, bool at_once) {
+  emit("clone-failed", id, "hand-over: " + why.message());
+  std::unique_lock lock(mutex_);
+  note_failure("hand-over: " + why.message());
+  if (at_once) {
+    discard(lock, id);
+  } else {
+    give_up(id);
+  }
+  return {Errc::kIdentityFailed, why.message()};
+}
+
+void Pool::Impl::discard(std::unique_lock<std::mutex>& lock, const std::string& id) {
+  entries_.at(id).state = State::kReclaiming;
+  destroy_entry(lock, id);
 }
 
 Error Pool::Impl::empty_error() const {

@@ -24,6 +24,39 @@ Status Pool::Impl::adopt(CloneInfo info, const std::string& group) {
   return ok();
 }
 
+void Pool::Impl::spawner_replaced() {
+  std::vector<std::shared_ptr<Clone>> running;
+  std::shared_ptr<const Template> content;
+  {
+    const std::lock_guard lock(mutex_);
+    give_up_idle(/*and_running=*/false, std::nullopt);
+    std::move(shells_.begin(), shells_.end(), std::back_inserter(doomed_));
+    shells_.clear();
+    for (const auto& [id, entry] : entries_) {
+      if (entry.state == State::kRunning || entry.state == State::kAcquiring) running.push_back(entry.clone);
+    }
+    content = template_.content;
+  }
+  reclaim_cv_.notify_one();
+  work_cv_.notify_all();
+  if (content) (void)resources_.spawner.put_template(*content);
+  for (const std::shared_ptr<Clone>& clone : running) {
+    const Status given = clone->entrust();
+    if (!given) emit("clone-failed", clone->id(), "not taken by the new spawner: " + given.error().message());
+    // Nobody tells of an end that came before the new spawner watched, nor of one that it does not watch.
+    if (!given || clone->ended()) lose(*clone);
+  }
+}
+
+void Pool::Impl::lose(const Clone& clone) {
+  const std::lock_guard lock(mutex_);
+  const auto at = entries_.find(clone.id());
+  if (at == entries_.end() || at->second.state != State::kRunning) return;
+  at->second.ended_by_itself = true;
+  at->second.end_note = "its spawner has gone";
+  give_up(clone.id());
+}
+
 void Pool::Impl::leave_running() {
   drain(/*and_running=*/false);
   const std::lock_guard lock(mutex_);

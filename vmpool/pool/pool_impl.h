@@ -48,7 +48,7 @@ class Pool::Impl {
   ~Impl();
 
   void start();
-  Result<CloneInfo> acquire(const IdentityRequest& identity, SteadyTime deadline);
+  Result<CloneInfo> acquire(const IdentityRequest& identity, SteadyTime deadline, const Attachments& attachments);
   Result<bool> release(const std::string& clone_id);
   [[nodiscard]] PoolStatus status() const;
   [[nodiscard]] std::vector<CloneStatus> clones() const;
@@ -58,6 +58,7 @@ class Pool::Impl {
   Status adopt(CloneInfo info, const std::string& group);
   void drain(bool and_running);
   void leave_running();
+  void spawner_replaced();
 
  private:
   enum class State { kRestoring, kProbing, kWarm, kAcquiring, kRunning, kReclaiming };
@@ -96,9 +97,16 @@ class Pool::Impl {
   void set_state(const std::string& id, State state);
   void note_failure(const std::string& what);
 
-  // pool_acquire.cc; adopt() is in pool_adopt.cc
+  // pool_adopt.cc
+  void lose(const Clone& clone);
+
+  // pool_acquire.cc
   std::optional<std::string> take_warm();
-  Result<CloneInfo> hand_over(const std::string& id, const IdentityRequest& identity, SteadyTime begin, bool waited);
+  [[nodiscard]] Status check_slots(const Attachments& attachments) const;
+  Result<CloneInfo> hand_over(const std::string& id, const IdentityRequest& identity, const Attachments& attachments,
+                              SteadyTime begin, bool waited);
+  Error abandon(const std::string& id, const Error& why, bool at_once);
+  void discard(std::unique_lock<std::mutex>& lock, const std::string& id);
   [[nodiscard]] Error empty_error() const;
 
   // pool_reclaim.cc

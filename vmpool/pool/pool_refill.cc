@@ -67,6 +67,7 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
   }
   const std::string id = clone->id();
   const CurrentTemplate from = template_;
+  const uint64_t epoch = resources_.spawner.epoch();
   Entry& entry = entries_[id];
   entry.clone = clone;
   entry.generation = from.generation;
@@ -80,7 +81,8 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
   done.info.vm = clone->vm();
   done.info.vmm_pid = clone->pid();
   done.info.socket_path = clone->socket_path();
-  const bool usable = prepared && !clone->ended();
+  // The new spawner knows nothing of a VM that was made by the one before.
+  const bool usable = prepared && !clone->ended() && epoch == resources_.spawner.epoch();
   if (usable && !draining_ && from.generation == template_.generation) {
     done.state = State::kWarm;
     warm_.push_back(id);

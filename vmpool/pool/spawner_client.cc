@@ -28,8 +28,8 @@ Result<std::unique_ptr<SpawnerClient>> SpawnerClient::connect(const std::string&
 }
 
 SpawnerClient::SpawnerClient(Fd socket, EventFd stop, std::string run_directory, std::chrono::milliseconds timeout)
-    : socket_(std::move(socket)), stop_(std::move(stop)), run_directory_(std::move(run_directory)), timeout_(timeout) {
-  reader_ = std::thread([this] { read_all(); });
+    : socket_(std::make_shared<const Fd>(std::move(socket))), stop_(std::move(stop)), run_directory_(std::move(run_directory)), timeout_(timeout) {
+  reader_ = std::thread([this, socket = socket_] { read_all(*socket); });
 }
 
 SpawnerClient::~SpawnerClient() {
@@ -37,15 +37,45 @@ SpawnerClient::~SpawnerClient() {
   reader_.join();
 }
 
+Status SpawnerClient::reconnect(const std::string& control_socket) {
+  Fd socket = GRANARY_TRY(connect_unix(control_socket, SOCK_SEQPACKET, SteadyClock::now() + timeout_));
+  reader_.join();  // its connection is lost, so it ends
+  const auto shared = std::make_shared<const Fd>(std::move(socket));
+  {
+    const std::lock_guard lock(mutex_);
+    socket_ = shared;
+    late_spawns_.clear();
+    ++epoch_;
+    connected_ = true;
+  }
+  reader_ = std::thread([this, shared] { read_all(*shared); });
+  return say_hello();
+}
+
 Status SpawnerClient::say_hello() {
   const control::Message answer = GRANARY_TRY(ask(Type::kHello, control::Hello{.peer_version = control::kVersion}));
-  hello_ = GRANARY_TRY(answer.as_answer<control::HelloReply>(Type::kHello));
+  const auto hello = GRANARY_TRY(answer.as_answer<control::HelloReply>(Type::kHello));
+  const std::lock_guard lock(mutex_);
+  hello_ = hello;
   return ok();
+}
+
+control::HelloReply SpawnerClient::hello() {
+  const std::lock_guard lock(mutex_);
+  return hello_;
 }
 
 Result<SpawnedVm> SpawnerClient::spawn(int cgroup) {
   const std::span<const int> fds(&cgroup, cgroup >= 0 ? 1 : 0);
   return take_vm(GRANARY_TRY(ask(Type::kSpawn, control::Spawn{}, fds)), Type::kSpawn);
+}
+
+Status SpawnerClient::take(const SpawnedVm& vm, int control) {
+  const int fds[] = {control, vm.status.get(), vm.pidfd.get()};
+  const control::Message answer =
+      GRANARY_TRY(ask(Type::kTakeVm, control::TakeVm{.vm_id = vm.vm.value, .pid = vm.pid, .reserved = 0}, fds));
+  GRANARY_TRY(answer.as_answer<control::Empty>(Type::kDone));
+  return ok();
 }
 
 Result<SpawnedVm> SpawnerClient::adopt(VmId vm) {
@@ -132,19 +162,20 @@ Result<control::Message> SpawnerClient::ask_bytes(Type type, std::span<const std
   const uint32_t request = next_request_++;
   if (next_request_ == kNobodyWaits) next_request_ = 1;
   pending_.emplace(request, &mine);
+  const std::shared_ptr<const Fd> socket = socket_;
   lock.unlock();
-  Status sent = control::send_bytes(socket_.get(), type, request, body, fds);
+  Status sent = control::send_bytes(socket->get(), type, request, body, fds);
   while (!sent && sent.error().is_errno(EAGAIN)) {
-    const Result<bool> ready = wait_ready(socket_.get(), POLLOUT, deadline);
+    const Result<bool> ready = wait_ready(socket->get(), POLLOUT, deadline);
     if (!ready || !*ready) break;
-    sent = control::send_bytes(socket_.get(), type, request, body, fds);
+    sent = control::send_bytes(socket->get(), type, request, body, fds);
   }
   lock.lock();
   if (sent) answered_.wait_until(lock, deadline, [&] { return mine.answered; });
   pending_.erase(request);
   if (mine.answered) return std::move(*mine.answer);
   if (!sent) {
-    if (sent.error().is(Errc::kPeerGone)) connected_ = false;  // the reading thread may not have seen the end yet
+    if (sent.error().is(Errc::kPeerGone) && socket == socket_) connected_ = false;  // the reading thread may not have seen the end yet
     return std::move(sent).error();
   }
   if (type == Type::kSpawn) late_spawns_.insert(request);
@@ -153,18 +184,19 @@ Result<control::Message> SpawnerClient::ask_bytes(Type type, std::span<const std
                                             std::to_string(timeout_.count()) + " ms");
 }
 
-void SpawnerClient::read_all() {
+void SpawnerClient::read_all(const Fd& socket) {
   for (;;) {
-    pollfd wait[2] = {{.fd = socket_.get(), .events = POLLIN, .revents = 0},
+    pollfd wait[2] = {{.fd = socket.get(), .events = POLLIN, .revents = 0},
                       {.fd = stop_.get(), .events = POLLIN, .revents = 0}};
     if (::poll(wait, 2, -1) < 0) continue;
     if (wait[1].revents != 0) return;
-    Result<control::Message> message = control::receive(socket_.get(), 0);
+    Result<control::Message> message = control::receive(socket.get(), 0);
     if (message) {
       dispatch(std::move(*message));
     } else if (!message.error().is(Errc::kDeadlineExceeded)) {
       // Garbage ends the connection as well: a spawner that sends it cannot be relied on.
       fail_all(message.error());
+      lost_();
       return;
     }
   }
@@ -190,9 +222,9 @@ void SpawnerClient::dispatch(control::Message message) {
   answered_.notify_all();
 }
 
-void SpawnerClient::end_late_spawn(const control::Message& message) {
+void SpawnerClient::end_late_spawn(const control::Message& message) const {
   const Result<control::Spawned> body = message.as_answer<control::Spawned>(Type::kSpawn, 3);
-  if (body) (void)control::send(socket_.get(), Type::kKill, kNobodyWaits, control::VmRef{body->vm_id});
+  if (body) (void)control::send(socket_->get(), Type::kKill, kNobodyWaits, control::VmRef{body->vm_id});
 }
 
 void SpawnerClient::dispatch_exit(const control::Message& message) {

@@ -32,8 +32,8 @@ struct SpawnedVm {
 
 // The agent's connection to granary-spawn. Methods may be called from any thread, several at once; a reader thread
 // takes the answers apart. Every request has a time limit: kDeadlineExceeded, and what a late answer brings is given
-// back (a VM that was spawned too late is killed). kPeerGone for all requests once the spawner has gone; connect anew
-// then. Answers are checked as hostile.
+// back (a VM that was spawned too late is killed). kPeerGone for all requests once the spawner has gone, until reconnect().
+// Answers are checked as hostile.
 class SpawnerClient {
  public:
   using ExitHandler = std::function<void(const control::VmRecord&)>;
@@ -50,6 +50,8 @@ class SpawnerClient {
   // Returns once the process is reaped and its socket's path is gone; also for a VM that ended before. kCloneUnknown.
   Status kill(VmId vm);
   Result<std::vector<control::VmRecord>> list();
+  // Gives a VM of a spawner that has died to this one, which watches it from now on; descriptors are borrowed.
+  Status take(const SpawnedVm& vm, int control);
   // For an agent that was restarted. kCloneGone, kCloneUnknown.
   Result<SpawnedVm> adopt(VmId vm);
   Status forget(VmId vm);
@@ -64,8 +66,15 @@ class SpawnerClient {
   uint64_t add_exit_handler(ExitHandler handler);
   void remove_exit_handler(uint64_t number);
 
+  // Called on the reader thread, once per connection, when it is lost. Set it before anything can be.
+  void on_lost(std::function<void()> callback) { lost_ = std::move(callback); }
+  // Connects to the spawner that came after the lost one.
+  Status reconnect(const std::string& control_socket);
+  // Counts connections: VMs of an earlier one are unknown to this spawner unless they were given to it.
+  [[nodiscard]] uint64_t epoch() const { return epoch_; }
+
   [[nodiscard]] bool connected() const { return connected_; }
-  [[nodiscard]] const control::HelloReply& hello() const { return hello_; }
+  [[nodiscard]] control::HelloReply hello();
 
  private:
   struct Pending {
@@ -81,18 +90,20 @@ class SpawnerClient {
   }
   Result<control::Message> ask_bytes(control::Type type, std::span<const std::byte> body, std::span<const int> fds);
   Result<SpawnedVm> take_vm(control::Message answer, control::Type type);
-  void read_all();
+  void read_all(const Fd& socket);
   void dispatch(control::Message message);
   void dispatch_exit(const control::Message& message);
-  void end_late_spawn(const control::Message& message);
+  void end_late_spawn(const control::Message& message) const;
   void fail_all(const Error& error);
 
-  Fd socket_;
+  std::shared_ptr<const Fd> socket_;  // guarded by mutex_
   EventFd stop_;
   std::string run_directory_;
   std::chrono::milliseconds timeout_;
   control::HelloReply hello_{};
   std::atomic<bool> connected_ = true;
+  std::atomic<uint64_t> epoch_ = 1;
+  std::function<void()> lost_ = [] {};
 
   std::mutex mutex_;
   std::condition_variable answered_;

@@ -27,6 +27,9 @@ class VmmClient {
   // kUsedBefore: another agent asked this VMM before; answers to its questions may still be on their way and are dropped.
   explicit VmmClient(Fd socket, Peer peer = Peer::kNew);
 
+  // Of the same socket, for a spawner that is to keep it.
+  [[nodiscard]] Result<Fd> duplicate_socket() const { return socket_.duplicate(); }
+
   Status create_shell(const Shape& shape);
   // `initramfs` may be -1.
   Status boot(int kernel, int initramfs, const std::string& command_line);

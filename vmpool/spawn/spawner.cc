@@ -89,7 +89,7 @@ void Spawner::on_message(Peer& peer, control::Message message) {
   if (const Status done = dispatch(peer, message); !done) peer.send_error(message.request, done.error());
 }
 
-Status Spawner::dispatch(Peer& peer, const control::Message& message) {
+Status Spawner::dispatch(Peer& peer, control::Message& message) {
   switch (message.type) {
     case Type::kHello:
       return hello(peer, message);
@@ -99,6 +99,8 @@ Status Spawner::dispatch(Peer& peer, const control::Message& message) {
       return kill(peer, message);
     case Type::kAdopt:
       return adopt(peer, message);
+    case Type::kTakeVm:
+      return take(peer, message);
     case Type::kPutTemplate:
       return put_template(peer, message);
     case Type::kGetTemplate:
@@ -157,6 +159,18 @@ Status Spawner::spawn(Peer& peer, const control::Message& message) {
 Status Spawner::adopt(Peer& peer, const control::Message& message) {
   const auto ref = GRANARY_TRY(message.as<control::VmRef>());
   return send_vm(peer, message, VmId{ref.vm_id});
+}
+
+Status Spawner::take(Peer& peer, control::Message& message) {
+  const auto body = GRANARY_TRY(message.as<control::TakeVm>(3));
+  Vm vm;
+  vm.pid = body.pid;
+  vm.control = std::move(message.fds[0]);
+  vm.status = std::move(message.fds[1]);
+  vm.pidfd = std::move(message.fds[2]);
+  GRANARY_TRY(vms_->take(VmId{body.vm_id}, std::move(vm)));
+  peer.send_done(message.request);
+  return ok();
 }
 
 Status Spawner::send_vm(Peer& peer, const control::Message& question, VmId id) {

@@ -47,11 +47,12 @@ class Spawner {
   void add_peer(Fd socket);
 
   void on_message(Peer& peer, control::Message message);
-  Status dispatch(Peer& peer, const control::Message& message);
+  Status dispatch(Peer& peer, control::Message& message);
   Status hello(Peer& peer, const control::Message& message);
   Status spawn(Peer& peer, const control::Message& message);
   Status kill(Peer& peer, const control::Message& message);
   Status adopt(Peer& peer, const control::Message& message);
+  Status take(Peer& peer, control::Message& message);
   Status put_template(Peer& peer, const control::Message& message);
   Status get_template(Peer& peer, const control::Message& message);
   Status send_vm(Peer& peer, const control::Message& question, VmId vm);

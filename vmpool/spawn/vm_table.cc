@@ -16,6 +16,8 @@
 namespace granary::spawn {
 namespace {
 
+constexpr int kLostExitCode = 137;
+
 Error unknown(VmId vm) { return {Errc::kCloneUnknown, "VM " + std::to_string(vm.value) + " at the spawner"}; }
 
 void signal_kill(const Fd& pidfd) {
@@ -85,6 +87,16 @@ Result<VmId> VmTable::spawn(int cgroup) {
   return id;
 }
 
+Status VmTable::take(VmId id, Vm vm) {
+  if (id.value == 0 || id > last_ || live_.contains(id) || vm.pid <= 0) {
+    return Error(Errc::kInvalidArgument, "take VM " + std::to_string(id.value) + " with pid " + std::to_string(vm.pid) +
+                                             ": its number is in use, or its socket was never in this run directory");
+  }
+  const EventLoop::Token watch = GRANARY_TRY(loop_.add(vm.pidfd.get(), EPOLLIN, [this, id](uint32_t) { reap(id); }));
+  live_.emplace(id, Entry{std::move(vm), watch});
+  return ok();
+}
+
 Result<Vm> VmTable::start(VmId id, uid_t uid, int cgroup) {
   SocketPair control = GRANARY_TRY(create_message_socket_pair());
   Fd status = GRANARY_TRY(create_status_page());
@@ -140,7 +152,9 @@ void VmTable::reap(VmId id) {
   const auto found = live_.find(id);
   if (found == live_.end()) return;
   int wait_status = 0;
-  if (::waitpid(found->second.vm.pid, &wait_status, WNOHANG) == 0) return;
+  const pid_t reaped = ::waitpid(found->second.vm.pid, &wait_status, WNOHANG);
+  if (reaped == 0) return;
+  if (reaped < 0) wait_status = kLostExitCode << 8;  // no child of ours: only its parent could have known
   const control::VmRecord record{.vm_id = id.value,
                                  .pid = found->second.vm.pid,
                                  .alive = 0,

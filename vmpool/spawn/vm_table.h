@@ -45,6 +45,9 @@ class VmTable {
 
   // `cgroup`: directory of a cgroup v2 group or -1. On failure nothing stays behind. EUSERS: no uid is left.
   Result<VmId> spawn(int cgroup);
+  // Watches a VM that an earlier spawner left: its number is free, yet below those that spawn() will give. kInvalidArgument
+  // otherwise.
+  Status take(VmId id, Vm vm);
   // kCloneUnknown: never spawned; kCloneGone: ended (the message says how).
   [[nodiscard]] Result<const Vm*> live(VmId vm) const;
   // True: killed, `on_ended` follows; false: had ended before. kCloneUnknown.

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -31,6 +32,12 @@ inline constexpr size_t kMaxDeviceStateBytes = 512;
 class Interrupt {
  public:
   explicit Interrupt(EventFd irq) : irq_(std::move(irq)) {}
+  // Loop thread: the device found, while its transport was not asking it anything, that it cannot go on. The transport
+  // sets DEVICE_NEEDS_RESET and tells the driver (2.1.2).
+  void fail(const Error& why) {
+    if (on_fail_) on_fail_(why);
+  }
+  void on_fail(std::function<void(const Error&)> callback) { on_fail_ = std::move(callback); }
   void used_buffer() { raise(1); }
   void config_change() { raise(2); }
   [[nodiscard]] uint32_t status() const { return status_.load(std::memory_order_acquire); }
@@ -45,6 +52,7 @@ class Interrupt {
   }
   EventFd irq_;
   std::atomic<uint32_t> status_ = 0;
+  std::function<void(const Error&)> on_fail_;
 };
 
 // Device-specific part of a snapshot: a plain struct of the device, as bytes. Restored as strictly as guest input.

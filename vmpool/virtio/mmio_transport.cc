@@ -42,6 +42,7 @@ QueueLayout layout_of(const QueueState& registers) {
 MmioTransport::MmioTransport(std::unique_ptr<Device> device, const GuestMemory& memory, EventFd irq, EventFd kick)
     : device_(std::move(device)), memory_(memory), interrupt_(std::move(irq)), kick_(std::move(kick)) {
   for (size_t i = 0; i < queue_count(); ++i) registers_[i].size = device_->queue_sizes()[i];
+  interrupt_.on_fail([this](const Error& why) { needs_reset(why); });
 }
 
 MmioTransport::~MmioTransport() {

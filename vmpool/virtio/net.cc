@@ -150,8 +150,9 @@ Status Net::receive_frames() {
 
 void Net::tap_readable() {
   if (failed_) return;
-  // The transport hears of it with the driver's next kick.
-  failed_ = !receive_frames();
+  const Status received = receive_frames();
+  failed_ = !received;
+  if (failed_) interrupt_->fail(received.error());
 }
 
 DeviceBlob Net::save() const { return to_blob(NetState{mac_, mtu_, static_cast<uint16_t>(link_up() ? 1 : 0), 0}); }

@@ -119,9 +119,18 @@ TEST_F(NetTest, RuntFrameNeedsReset) {
 TEST_F(NetTest, TinyRxBufferNeedsReset) {
   attach();
   driver.queue(kRx).add({{driver.allocate(16), 11, true}});
+  driver.take_interrupt();
   from_wire("in");
+  EXPECT_TRUE(driver.needs_reset()) << "the driver hears of it without another kick";
+  EXPECT_EQ(driver.take_interrupt() & 2, 2U);
+  from_wire("more");
   driver.kick(kRx);
-  EXPECT_TRUE(driver.needs_reset());
+  EXPECT_EQ(machine.transport->errors(), 1U);
+  driver.start(8);
+  EXPECT_FALSE(driver.needs_reset());
+  driver.queue(kRx).add({{driver.allocate(1600), 1600, true}});
+  driver.kick(kRx);
+  EXPECT_TRUE(driver.queue(kRx).take_used()) << "after its reset the device goes on with the frames that waited";
 }
 
 TEST_F(NetTest, OversizedFrameIsDropped) {

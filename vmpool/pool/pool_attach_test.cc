@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// Disks and taps of a hand-over, on the stand-in for the VMM: it notes on the console what it gets and when it is
+// unparked.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include <csignal>
+
+#include "vmpool/pool/test_bench.h"
+
+namespace granary::pool {
+namespace {
+
+using testing::HasSubstr;
+
+SteadyTime in(std::chrono::milliseconds time) { return std::chrono::steady_clock::now() + time; }
+const auto kLong = std::chrono::milliseconds(60'000);
+
+class PoolAttachTest : public testing::Test {
+ protected:
+  PoolAttachTest() {
+    PoolSettings settings = bench.settings();
+    settings.shape.devices.block_slots = 2;
+    settings.shape.devices.net_slots = 1;
+    Result<std::unique_ptr<Pool>> started = Pool::start(settings, bench.resources());
+    EXPECT_TRUE(started) << started.error().message();
+    pool = std::move(*started);
+    EXPECT_TRUE(bench.wait_until([&] { return pool->status().warm == pool->status().target; }));
+  }
+  static Disk disk(const std::string& text, bool read_only = false) {
+    Result<Fd> file = create_memfd("disk", 4096);
+    EXPECT_TRUE(file);
+    EXPECT_TRUE(pwrite_all(file->get(), std::as_bytes(std::span(text)), 0));
+    return {.file = std::move(*file), .read_only = read_only};
+  }
+  static Fd tap() {
+    int ends[2];
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
+    const Fd other(ends[1]);
+    return Fd(ends[0]);
+  }
+
+  TestBench bench;
+  std::unique_ptr<Pool> pool;
+};
+
+TEST_F(PoolAttachTest, AParkedCloneGetsThemInOrder) {
+  Attachments attachments;
+  attachments.disks.push_back(disk("one!"));
+  attachments.disks.push_back(disk("two!", true));
+  attachments.taps.push_back(tap());
+  const Result<CloneInfo> clone = pool->acquire({}, in(kLong), attachments);
+  ASSERT_TRUE(clone) << clone.error().message();
+  EXPECT_THAT(*pool->console(clone->id), HasSubstr("disk 0 rw one!\ndisk 1 ro two!\ntap 0 rw \nunpark\n"));
+  EXPECT_GE(::fcntl(attachments.disks[0].file.get(), F_GETFD), 0) << "the caller's descriptors stay the caller's";
+  ASSERT_TRUE(pool->release(clone->id));
+  EXPECT_EQ(pool->status().leaks, 0U);
+}
+
+TEST_F(PoolAttachTest, MoreThanTheShapeHasCostsNoClone) {
+  Attachments attachments;
+  for (int i = 0; i < 3; ++i) attachments.disks.push_back(disk("disk"));
+  const Result<CloneInfo> disks = pool->acquire({}, in(kLong), attachments);
+  ASSERT_FALSE(disks);
+  EXPECT_TRUE(disks.error().is(Errc::kInvalidArgument));
+  EXPECT_THAT(disks.error().message(), HasSubstr("3 disks, but clones of pool test have slots for 2"));
+  attachments = {};
+  for (int i = 0; i < 2; ++i) attachments.taps.push_back(tap());
+  EXPECT_TRUE(pool->acquire({}, in(kLong), attachments).error().is(Errc::kInvalidArgument));
+  EXPECT_EQ(pool->status().warm, 3U);
+  EXPECT_EQ(pool->status().reclaimed, 0U);
+}
+
+TEST_F(PoolAttachTest, ARefusedFileEndsTheCloneAndTheAcquire) {
+  bench.set_behaviour("error-at-attach");
+  Attachments attachments;
+  attachments.disks.push_back(disk("disk"));
+  const Result<CloneInfo> clone = pool->acquire({}, in(kLong), attachments);
+  ASSERT_FALSE(clone);
+  EXPECT_TRUE(clone.error().is(Errc::kSnapshotRestoreFailed)) << clone.error().message();
+  EXPECT_THAT(clone.error().message(), HasSubstr("fake refuses attach"));
+  const PoolStatus status = pool->status();
+  EXPECT_EQ(status.reclaimed, 1U) << "its clone is gone before the caller hears of it, and it is the only one";
+  EXPECT_EQ(status.running, 0U);
+  EXPECT_EQ(status.last_error, "") << "the caller's mistake is not the pool's";
+}
+
+TEST_F(PoolAttachTest, AVmmThatDiesOfItIsReplaced) {
+  bench.set_behaviour("die-at-attach");
+  Attachments attachments;
+  attachments.disks.push_back(disk("disk"));
+  const Result<CloneInfo> none = pool->acquire({}, in(std::chrono::milliseconds(1)), attachments);
+  ASSERT_FALSE(none);
+  EXPECT_TRUE(none.error().is(Errc::kPoolEmpty)) << none.error().message();
+  EXPECT_THAT(none.error().message(), HasSubstr("last error: hand-over:"));
+  bench.set_behaviour("");
+  EXPECT_TRUE(pool->acquire({}, in(kLong), attachments));
+}
+
+TEST_F(PoolAttachTest, ACloneThatFailsLaterIsGoneBeforeTheNextGetsItsDisk) {
+  bench.set_behaviour("fail-identity");
+  Attachments attachments;
+  attachments.disks.push_back(disk("disk"));
+  ASSERT_FALSE(pool->acquire({}, in(std::chrono::milliseconds(1)), attachments));
+  EXPECT_GE(pool->status().reclaimed, 1U);
+  EXPECT_EQ(pool->status().reclaimed, bench.events("clone-failed"));
+  bench.set_behaviour("");
+  const Result<CloneInfo> clone = pool->acquire({}, in(kLong), attachments);
+  ASSERT_TRUE(clone) << clone.error().message();
+  EXPECT_THAT(*pool->console(clone->id), HasSubstr("disk 0 rw disk\nunpark\n"));
+}
+
+}  // namespace
+}  // namespace granary::pool
