@@ -141,11 +141,12 @@ void VmTable::reap(VmId id) {
   if (found == live_.end()) return;
   int wait_status = 0;
   if (::waitpid(found->second.vm.pid, &wait_status, WNOHANG) == 0) return;
-  const control::VmRecord record{.vm_id = id.value,
-                                 .pid = found->second.vm.pid,
-                                 .alive = 0,
-                                 .wait_status = wait_status,
-                                 .end_state = static_cast<uint32_t>(end_state_of(found->second.vm.status, wait_status))};
+  const control::VmRecord record{
+      .vm_id = id.value,
+      .pid = found->second.vm.pid,
+      .alive = 0,
+      .wait_status = wait_status,
+      .end_state = static_cast<uint32_t>(end_state_of(found->second.vm.status, wait_status))};
   loop_.remove(found->second.watch);
   const uid_t uid = found->second.vm.uid;
   live_.erase(found);
