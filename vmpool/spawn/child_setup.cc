@@ -158,8 +158,8 @@ Result<Child> start_child(const ChildPlan& plan) {
   siginfo_t unused{};
   while (::waitid(P_PID, static_cast<id_t>(pid), &unused, WEXITED) != 0 && errno == EINTR) {
   }
-  return Error::from_errno(birth.failed.error, std::string("start a VMM process: ") + birth.failed.step + " (" +
-                                                   birth.failed.remedy + ")");
+  return Error::from_errno(birth.failed.error,
+                           std::string("start a VMM process: ") + birth.failed.step + " (" + birth.failed.remedy + ")");
 }
 
 }  // namespace granary::spawn

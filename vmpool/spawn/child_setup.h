@@ -33,10 +33,10 @@ struct Child {
 //
 // The child is the first process of a pid namespace of its own (so a signal that it sends to itself without a handler
 // does nothing) and is locked in (enter_jail()) before it executes. As its root is empty then, the program must be
-// static, and executable for everybody. It gets a session of its own, default signal dispositions, an empty signal mask,
-// an empty environment and no descriptor but 0, 1, 2 and the four above. It has no parent-death signal on purpose: VMMs
-// outlive a dead spawner. PR_SET_DUMPABLE does not survive exec, so clearing it is the VMM's own first act; it is cleared
-// in the calling process by this, as both share memory until the exec.
+// static, and executable for everybody. It gets a session of its own, default signal dispositions, an empty signal
+// mask, an empty environment and no descriptor but 0, 1, 2 and the four above. It has no parent-death signal on
+// purpose: VMMs outlive a dead spawner. PR_SET_DUMPABLE does not survive exec, so clearing it is the VMM's own first
+// act; it is cleared in the calling process by this, as both share memory until the exec.
 Result<Child> start_child(const ChildPlan& plan);
 
 }  // namespace granary::spawn

@@ -35,8 +35,12 @@ constexpr rlim_t kFileBytes = rlim_t{16} * 1024 * kGiB;
 
 constexpr Limit kLimits[] = {
     {RLIMIT_CORE, 0},  // guest memory must not reach a disk
-    {RLIMIT_NOFILE, kOpenFiles}, {RLIMIT_NPROC, kThreads}, {RLIMIT_FSIZE, kFileBytes},
-    {RLIMIT_MEMLOCK, 0},         {RLIMIT_MSGQUEUE, 0},     {RLIMIT_NICE, 0},
+    {RLIMIT_NOFILE, kOpenFiles},
+    {RLIMIT_NPROC, kThreads},
+    {RLIMIT_FSIZE, kFileBytes},
+    {RLIMIT_MEMLOCK, 0},
+    {RLIMIT_MSGQUEUE, 0},
+    {RLIMIT_NICE, 0},
     {RLIMIT_RTPRIO, 0},
 };
 

@@ -59,7 +59,8 @@ bool make_namespaces(Report& report) {
   return step(report, "make an empty tmpfs", root) &&
          step(report, "mount the empty root", ::move_mount(root, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)) &&
          step(report, "enter the empty root", ::fchdir(root)) &&
-         // The old root lands on top of the new one, where it is detached at once (pivot_root(2), "pivot_root(".", ".")").
+         // The old root lands on top of the new one, where it is detached at once (pivot_root(2), "pivot_root(".",
+         // ".")").
          step(report, "pivot_root", ::syscall(SYS_pivot_root, ".", ".")) &&
          step(report, "detach the host's tree", ::umount2(".", MNT_DETACH)) &&
          step(report, "set the jail's host name", ::sethostname(kHostname, sizeof(kHostname) - 1));

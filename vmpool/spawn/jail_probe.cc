@@ -154,10 +154,8 @@ const std::map<std::string, Attempt> kAttempts = {
 
 Status confine(const std::string& with) {
   using vmm::seccomp::Filter;
-  static const std::map<std::string, Filter> kFilters = {{"setup", Filter::kSetup},
-                                                         {"loop", Filter::kLoop},
-                                                         {"vcpu", Filter::kVcpu},
-                                                         {"worker", Filter::kWorker}};
+  static const std::map<std::string, Filter> kFilters = {
+      {"setup", Filter::kSetup}, {"loop", Filter::kLoop}, {"vcpu", Filter::kVcpu}, {"worker", Filter::kWorker}};
   const auto filter = kFilters.find(with);
   return filter == kFilters.end() ? ok() : vmm::seccomp::enter(filter->second);
 }

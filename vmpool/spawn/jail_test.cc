@@ -246,9 +246,19 @@ TEST_F(JailTest, NoVmmOutsideAJail) {
 TEST_F(JailTest, BadUidRangesAreRefusedAtStart) {
   const auto refused = [&](const std::string& base, const std::string& count) {
     const std::string program = GRANARY_SPAWN;
-    std::vector<std::string> words = {program,     "--control-socket", (folder / "s").string(), "--run-dir",
-                                      (folder / "run").string(), "--vmm", GRANARY_JAIL_PROBE, "--kvm", "/dev/null",
-                                      "--uid-base", base,        "--uid-count", count};
+    std::vector<std::string> words = {program,
+                                      "--control-socket",
+                                      (folder / "s").string(),
+                                      "--run-dir",
+                                      (folder / "run").string(),
+                                      "--vmm",
+                                      GRANARY_JAIL_PROBE,
+                                      "--kvm",
+                                      "/dev/null",
+                                      "--uid-base",
+                                      base,
+                                      "--uid-count",
+                                      count};
     std::vector<char*> arguments;
     for (std::string& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);

@@ -155,11 +155,12 @@ void VmTable::reap(VmId id) {
   const pid_t reaped = ::waitpid(found->second.vm.pid, &wait_status, WNOHANG);
   if (reaped == 0) return;
   if (reaped < 0) wait_status = kLostExitCode << 8;  // no child of ours: only its parent could have known
-  const control::VmRecord record{.vm_id = id.value,
-                                 .pid = found->second.vm.pid,
-                                 .alive = 0,
-                                 .wait_status = wait_status,
-                                 .end_state = static_cast<uint32_t>(end_state_of(found->second.vm.status, wait_status))};
+  const control::VmRecord record{
+      .vm_id = id.value,
+      .pid = found->second.vm.pid,
+      .alive = 0,
+      .wait_status = wait_status,
+      .end_state = static_cast<uint32_t>(end_state_of(found->second.vm.status, wait_status))};
   loop_.remove(found->second.watch);
   const uid_t uid = found->second.vm.uid;
   live_.erase(found);

@@ -70,8 +70,8 @@ Result<Devices> make_devices(const control::DeviceSet& set, DeviceResources reso
   }
   for (uint8_t slot = 0; slot < set.net_slots; ++slot) GRANARY_TRY(add_net(devices, resources, slot));
   if (set.block_slots > 0) {
-    devices.worker = std::make_unique<virtio::IoWorker>(
-        resources.loop, [] { seccomp::enter_or_end(seccomp::Filter::kWorker); });
+    devices.worker =
+        std::make_unique<virtio::IoWorker>(resources.loop, [] { seccomp::enter_or_end(seccomp::Filter::kWorker); });
   }
   for (uint8_t slot = 0; slot < set.block_slots; ++slot) GRANARY_TRY(add_block(devices, resources, slot));
   return devices;

@@ -95,10 +95,12 @@ void print_table() {
     std::printf("| `%s` | %s | %s | %s |\n", rule.name, names_of(rule.threads).c_str(), rule.only, rule.why);
   }
   std::printf("| `ioctl` | vCPU | KVM_RUN | running the guest |\n");
-  std::printf("| `ioctl` | loop | KVM's get and set calls of vCPU and VM state; TUNSETVNETHDRSZ, TUNSETOFFLOAD | park, "
-              "snapshot, restore; attaching a tap |\n");
-  std::printf("| `ioctl` | set-up | KVM's calls that make a VM, its memory slots, vCPUs and irqfds | making the machine "
-              "|\n");
+  std::printf(
+      "| `ioctl` | loop | KVM's get and set calls of vCPU and VM state; TUNSETVNETHDRSZ, TUNSETOFFLOAD | park, "
+      "snapshot, restore; attaching a tap |\n");
+  std::printf(
+      "| `ioctl` | set-up | KVM's calls that make a VM, its memory slots, vCPUs and irqfds | making the machine "
+      "|\n");
 }
 
 }  // namespace
