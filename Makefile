@@ -3,7 +3,7 @@
 
 BUILD := build
 
-.PHONY: help setup build run test bench fuzz clean asan
+.PHONY: help setup setup-kernel build run test guest-kernel bench fuzz clean asan
 help:        ## this text
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+: *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
@@ -17,8 +17,14 @@ build: setup ## compile everything into build/
 run: build   ## the main job: three commands, each in its own fresh microVM (first time ~6 min, then ~1 min)
 	@tests/with-kvm --need linux deploy/demo $(CURDIR)/$(BUILD)
 
+setup-kernel:
+	@deploy/install-packages vmpool/guest/kernel/host-packages.txt
+
 test: build  ## all tests (first time <= 60 min, then <= 25 min)
 	@deploy/run-tests $(BUILD)
+
+guest-kernel: build setup-kernel ## the minimal guest kernel, from Debian's source: ~8 CPU-minutes, then cached -> build/guest/minimal
+	@cmake --build $(BUILD) --target guest-image-minimal
 
 bench: build ## benchmarks: make bench ROWS=restore_shell,reclaim (1 min on hardware, 10 in the node) -> build/bench.json
 	@tests/bench/run $(if $(ROWS),ROWS=$(ROWS))

@@ -61,7 +61,7 @@ bool wait_for_signal(const Fd& signals, const EventFd& stop) {
 
 struct Host {
   bool runs_linux = false;
-  bool xsave = true;  // false: Linux guests need noxsave (seen in QEMU's SVM emulation)
+  std::string extra_command_line;  // of Linux guests
 };
 
 Host preflight(const std::string& kvm_path) {
@@ -71,21 +71,22 @@ Host preflight(const std::string& kvm_path) {
     if (check.verdict == kvm::Check::Verdict::kOk) continue;
     spdlog::warn("preflight check={} verdict={} detail=\"{}\" remedy=\"{}\"", check.name, kvm::to_string(check.verdict),
                  check.detail, check.remedy);
-    if (check.name == "guest.xsave") host.xsave = false;
   }
   host.runs_linux = kvm::can_run_linux(checks);
+  host.extra_command_line = kvm::extra_command_line(checks);
   spdlog::log(host.runs_linux ? spdlog::level::info : spdlog::level::err, "preflight: {}",
               kvm::one_line_verdict(checks));
   return host;
 }
 
-// Linux guests on a KVM without a working XSAVE get noxsave; the command line is part of the template key.
+// What this host's KVM needs goes into the command line of Linux guests, which is part of the template key.
 Config adapt(Config config, const Host& host) {
-  if (host.xsave) return config;
+  if (host.extra_command_line.empty()) return config;
   for (pool::PoolSettings& pool : config.pools) {
     if (pool.source.initramfs_path.empty()) continue;
-    pool.source.command_line += " noxsave";
-    spdlog::info("this KVM has no working XSAVE: noxsave added to the guest's command line pool={}", pool.name);
+    pool.source.command_line += host.extra_command_line;
+    spdlog::info("this KVM needs more of the guest's command line pool={} added=\"{}\"", pool.name,
+                 host.extra_command_line);
   }
   return config;
 }

@@ -103,11 +103,12 @@ function(granary_executable name)
   endif()
 endfunction()
 
-# granary_test(NAME SOURCES... [DEPS...] [KVM] [LINUX] [TIMEOUT s])
+# granary_test(NAME SOURCES... [DEPS...] [KVM] [LINUX [IMAGES...]] [TIMEOUT s])
 # Without KVM: each case is one ctest test on this host. With KVM: the whole program is one test, run on this host where
 # /dev/kvm works and in the emulated node otherwise (tests/with-kvm decides). LINUX: it needs a KVM that runs Linux guests.
+# IMAGES: a test for each Linux image, of the cases that end with its name; skipped where the minimal image is missing.
 function(granary_test name)
-  cmake_parse_arguments(ARG "KVM;LINUX" "TIMEOUT" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "KVM;LINUX" "TIMEOUT" "SOURCES;DEPS;IMAGES" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE granary_options ${ARG_DEPS} GTest::gtest_main GTest::gmock)
   if(NOT ARG_TIMEOUT)
@@ -118,15 +119,27 @@ function(granary_test name)
     if(ARG_LINUX)
       set(need linux)
     endif()
-    add_test(NAME ${need}.${name}
-             COMMAND ${PROJECT_SOURCE_DIR}/tests/with-kvm --need ${need} $<TARGET_FILE:${name}>)
-    set_tests_properties(${need}.${name} PROPERTIES
-      TIMEOUT ${ARG_TIMEOUT} LABELS ${need} RESOURCE_LOCK node FIXTURES_REQUIRED node
-      SKIP_RETURN_CODE 77)
+    if(NOT ARG_IMAGES)
+      granary_kvm_test(${need} ${name} ${name} ${ARG_TIMEOUT})
+    endif()
+    foreach(image ${ARG_IMAGES})
+      granary_kvm_test(${need} ${name}.${image} ${name} ${ARG_TIMEOUT} --gtest_filter=*/${image})
+      if(image STREQUAL minimal)
+        set_tests_properties(${need}.${name}.${image} PROPERTIES
+          FIXTURES_REQUIRED "node;minimal_image" SKIP_REGULAR_EXPRESSION "guest image is missing")
+      endif()
+    endforeach()
   else()
     gtest_discover_tests(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS unit DISCOVERY_TIMEOUT 120)
     set_property(GLOBAL APPEND PROPERTY GRANARY_UNIT_TESTS ${name})
   endif()
+endfunction()
+
+function(granary_kvm_test need name program timeout)
+  add_test(NAME ${need}.${name}
+           COMMAND ${PROJECT_SOURCE_DIR}/tests/with-kvm --need ${need} $<TARGET_FILE:${program}> ${ARGN})
+  set_tests_properties(${need}.${name} PROPERTIES
+    TIMEOUT ${timeout} LABELS ${need} RESOURCE_LOCK node FIXTURES_REQUIRED node SKIP_RETURN_CODE 77)
 endfunction()
 
 # granary_fuzz(NAME SOURCES... [DEPS...]), corpus in tests/fuzz/corpus/NAME: with GRANARY_FUZZ a libFuzzer program; otherwise the same target

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "tests/bench/rows.h"
+#include "vmpool/kvm/preflight.h"
 
 namespace granary::bench {
 namespace {
@@ -85,7 +86,7 @@ bool parse(int argc, char** argv, Options& options) {
   }
 }
 
-Settings settings_beside_this_program(unsigned n) {
+Settings settings_beside_this_program(unsigned n, const std::string& extra_command_line) {
   std::error_code code;
   const std::filesystem::path programs = std::filesystem::read_symlink("/proc/self/exe", code).parent_path();
   const std::filesystem::path guests = programs.parent_path() / "guest";
@@ -97,8 +98,9 @@ Settings settings_beside_this_program(unsigned n) {
   for (const char* name : {"minimal", "distro"}) {
     const std::filesystem::path kernel = guests / name / "vmlinuz";
     if (!std::filesystem::exists(kernel, code)) continue;
-    settings.linux_guests.push_back({name, kernel.string(), (guests / name / "initramfs.cpio").string(),
-                                     "console=ttyS0 reboot=k panic=-1 clocksource=kvm-clock quiet"});
+    settings.linux_guests.push_back(
+        {name, kernel.string(), (guests / name / "initramfs.cpio").string(),
+         "console=ttyS0 reboot=k panic=-1 clocksource=kvm-clock quiet" + extra_command_line});
   }
   return settings;
 }
@@ -107,6 +109,10 @@ bool is_wanted(const Options& options, const RowSpec& spec) {
   const std::string guest = spec.guest == "none" ? "tiny" : spec.guest;
   return (options.rows.empty() || options.rows.contains(spec.name)) &&
          (options.guests.empty() || options.guests.contains(guest));
+}
+
+bool wants_linux(const Options& options) {
+  return options.guests.empty() || options.guests.contains("minimal") || options.guests.contains("distro");
 }
 
 Row skipped(const RowSpec& spec, const std::string& why) { return {spec.name, spec.guest, "", "", {}, why}; }
@@ -151,8 +157,9 @@ int list(const std::vector<RowSpec>& specs) {
 }
 
 int run(const Options& options) {
-  const Settings settings = settings_beside_this_program(options.n);
   const bool has_kvm = ::access("/dev/kvm", R_OK | W_OK) == 0;
+  const Settings settings = settings_beside_this_program(
+      options.n, has_kvm && wants_linux(options) ? kvm::extra_command_line(kvm::run_preflight()) : "");
   std::unique_ptr<Lab> lab;
   if (has_kvm && !options.list) {
     auto created = Lab::create(settings.programs);

@@ -221,14 +221,19 @@ void add_probed_rows(std::vector<RowSpec>& rows, Lab* lab, const Guest& guest, u
   add({"guest_pages_written",
        "",
        "count",
-       with_devices("private dirty guest pages after the probe's answer (smaps)"),
+       with_devices("guest pages copied or new after the probe's answer (smaps: Anonymous)"),
        {},
        ""},
       [](Probed& clone) -> Result<double> {
-        return static_cast<double>(GRANARY_TRY(memory_of(clone)).guest_private_dirty_bytes / kPageSize);
+        return static_cast<double>(GRANARY_TRY(memory_of(clone)).guest_private_bytes / kPageSize);
       });
-  add({"clone_private", "", "MiB", with_devices("private dirty guest memory after the probe's answer (smaps)"), {}, ""},
-      [](Probed& clone) -> Result<double> { return mib(GRANARY_TRY(memory_of(clone)).guest_private_dirty_bytes); });
+  add({"clone_private",
+       "",
+       "MiB",
+       with_devices("guest memory that is the clone's alone after the probe's answer (smaps: Anonymous)"),
+       {},
+       ""},
+      [](Probed& clone) -> Result<double> { return mib(GRANARY_TRY(memory_of(clone)).guest_private_bytes); });
   add({"vmm_pss",
        "",
        "MiB",

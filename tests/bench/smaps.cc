@@ -16,7 +16,7 @@ struct Area {
   uint64_t offset = 0;
   bool is_template = false;  // a private mapping of a memfd
   uint64_t pss_kib = 0;
-  uint64_t private_dirty_kib = 0;
+  uint64_t anonymous_kib = 0;
 };
 
 std::optional<Area> parse_header(const std::string& line) {
@@ -39,7 +39,7 @@ std::vector<Area> parse_areas(std::string_view smaps) {
       areas.push_back(*area);
     } else if (!areas.empty()) {
       (void)std::sscanf(line.c_str(), "Pss: %lu kB", &areas.back().pss_kib);
-      (void)std::sscanf(line.c_str(), "Private_Dirty: %lu kB", &areas.back().private_dirty_kib);
+      (void)std::sscanf(line.c_str(), "Anonymous: %lu kB", &areas.back().anonymous_kib);
     }
   }
   return areas;
@@ -58,7 +58,7 @@ Result<VmmMemory> parse_smaps(std::string_view smaps, uint64_t memory_bytes) {
   for (const Area& area : areas) {
     if (area.start >= *base && area.start - *base < memory_bytes) {
       memory.guest_pss_bytes += area.pss_kib * 1024;
-      memory.guest_private_dirty_bytes += area.private_dirty_kib * 1024;
+      memory.guest_private_bytes += area.anonymous_kib * 1024;
     } else {
       memory.vmm_pss_bytes += area.pss_kib * 1024;
     }

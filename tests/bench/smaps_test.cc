@@ -13,11 +13,11 @@ constexpr char kSmaps[] =
     "Size:                132 kB\nPss:                  40 kB\nPss_Dirty:            40 kB\nPrivate_Dirty:        40 "
     "kB\n"
     "7f0000000000-7f0000010000 rw-p 00000000 00:00 0 \n"
-    "Pss:                   8 kB\nPrivate_Dirty:         8 kB\n"
+    "Pss:                   8 kB\nPrivate_Dirty:         8 kB\nAnonymous:             8 kB\n"
     "7f0000010000-7f0000020000 rw-p 00010000 00:01 1029           /memfd:granary-memory (deleted)\n"
-    "Pss:                  10 kB\nPrivate_Dirty:         4 kB\n"
+    "Pss:                  10 kB\nPrivate_Dirty:         9 kB\nAnonymous:             4 kB\n"
     "7f0000020000-7f0000100000 rw-p 00000000 00:00 0 \n"
-    "Pss:                   0 kB\nPrivate_Dirty:         0 kB\n"
+    "Pss:                   0 kB\nPrivate_Dirty:         0 kB\nAnonymous:             0 kB\n"
     "7f0000100000-7f0000111000 rw-s 00000000 00:01 1030           /memfd:granary-status (deleted)\n"
     "Pss:                   6 kB\nPrivate_Dirty:         0 kB\n"
     "7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0              [stack]\n"
@@ -28,7 +28,7 @@ TEST(Smaps, GuestMemoryAndTheRestAreToldApart) {
   const auto memory = parse_smaps(kSmaps, 1 << 20);
   ASSERT_TRUE(memory);
   EXPECT_EQ(memory->guest_pss_bytes, 18U * 1024);
-  EXPECT_EQ(memory->guest_private_dirty_bytes, 12U * 1024);
+  EXPECT_EQ(memory->guest_private_bytes, 12U * 1024);
   EXPECT_EQ(memory->vmm_pss_bytes, (40U + 6 + 12) * 1024);
 }
 

@@ -3,6 +3,7 @@
 
 #include "vmpool/guest/guest.pb.h"
 #include "vmpool/pool/exec_session.h"
+#include "vmpool/pool/linux_image.h"
 
 namespace granary::integration {
 
@@ -14,9 +15,7 @@ void LinuxClones::SetUp() {
   groups_ = bench_->resources().groups;
   pool::PoolSettings settings = bench_->settings();
   settings.shape = {.name = "linux", .vcpus = 1, .memory_bytes = 256 * kMiB};
-  settings.source = {.kernel_path = GRANARY_KERNEL,
-                     .initramfs_path = GRANARY_INITRAMFS,
-                     .command_line = "console=ttyS0 reboot=k panic=-1 clocksource=kvm-clock"};
+  settings.source = pool::linux_image("distro");
   settings.size = 1;
   settings.refill_concurrency = 1;
   settings.boot_timeout = std::chrono::seconds(400);
@@ -42,7 +41,7 @@ void LinuxClones::TearDown() {
 Result<std::shared_ptr<pool::Clone>> LinuxClones::bare_clone() {
   const pool::PoolStatus status = pool_->status();
   const pool::Template content = GRANARY_TRY(bench_->spawner().get_template(status.template_key));
-  auto clone = GRANARY_TRY(pool::Clone::create({bench_->spawner(), *groups_}, "bare"));
+  auto clone = GRANARY_TRY(pool::Clone::create({bench_->spawner(), *groups_, journal_}, "bare"));
   const auto bring_up = [&]() -> Status {
     GRANARY_TRY(clone->make_shell(status.shape));
     GRANARY_TRY(clone->restore(content));

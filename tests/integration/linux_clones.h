@@ -28,6 +28,7 @@ class LinuxClones : public testing::Environment {
  private:
   std::optional<pool::TestBench> bench_;
   std::optional<pool::CloneGroups> groups_;
+  pool::CloneJournal journal_;
   std::unique_ptr<pool::Pool> pool_;
 };
 

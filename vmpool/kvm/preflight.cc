@@ -105,6 +105,13 @@ bool can_run_linux(std::span<const Check> checks) {
                       [](const Check& check) { return check.verdict == Check::Verdict::kUnusable; });
 }
 
+std::string extra_command_line(std::span<const Check> checks) {
+  const bool xsave = std::none_of(checks.begin(), checks.end(), [](const Check& check) {
+    return check.name == "guest.xsave" && check.verdict != Check::Verdict::kOk;
+  });
+  return xsave ? "" : " noxsave";
+}
+
 std::string one_line_verdict(std::span<const Check> checks) {
   const auto bad = std::find_if(checks.begin(), checks.end(),
                                 [](const Check& check) { return check.verdict == Check::Verdict::kUnusable; });

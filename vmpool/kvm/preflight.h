@@ -29,6 +29,9 @@ std::vector<Check> run_preflight(const std::string& kvm_path = "/dev/kvm");
 
 // No check is kUnusable.
 bool can_run_linux(std::span<const Check> checks);
+// What Linux' command line needs beside its own words on this host: " noxsave" where KVM does not see the guest's XSETBV
+// (QEMU's SVM emulation) and would lose its SSE registers; else "".
+std::string extra_command_line(std::span<const Check> checks);
 // "this host can run Linux guests", or the first reason why not with its remedy.
 std::string one_line_verdict(std::span<const Check> checks);
 

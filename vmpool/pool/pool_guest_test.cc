@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The pool on the real granary-vmm and a real guest, which the build chooses: a tiny guest (GRANARY_LINUX 0) or Linux
-// (1).
+// The pool on the real granary-vmm and real guests: a tiny one (GRANARY_LINUX 0) or each Linux image (1).
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -9,6 +8,7 @@
 
 #include "vmpool/guest/guest.pb.h"
 #include "vmpool/pool/exec_session.h"
+#include "vmpool/pool/linux_image.h"
 #include "vmpool/pool/test_bench.h"
 
 namespace granary::pool {
@@ -16,17 +16,23 @@ namespace {
 
 SteadyTime in_time() { return SteadyClock::now() + std::chrono::seconds(GRANARY_LINUX ? 500 : 120); }
 
-class PoolGuestTest : public testing::Test {
+// The parameter: a guest image's name.
+class PoolGuestTest : public testing::TestWithParam<const char*> {
  protected:
   PoolGuestTest() : bench(GRANARY_VMM, "/dev/kvm") {
     settings = bench.settings();
     settings.source = {
-        .kernel_path = GRANARY_KERNEL, .initramfs_path = GRANARY_INITRAMFS, .command_line = GRANARY_COMMAND_LINE};
+        .kernel_path = std::string(GRANARY_GUEST_DIR) + "/tiny-vsock.elf", .initramfs_path = "", .command_line = ""};
+    if (GRANARY_LINUX) settings.source = linux_image(GetParam());
     settings.shape.memory_bytes = GRANARY_LINUX ? 256 * kMiB : 16 * kMiB;
     if (GRANARY_LINUX) settings.shape.devices = Shape{}.devices;
     settings.size = 2;
     bench.print_events = true;
     settings.boot_timeout = std::chrono::seconds(GRANARY_LINUX ? 400 : 120);
+  }
+  void SetUp() override {
+    if (!GRANARY_LINUX) return;
+    if (const std::string missing = missing_image(settings.source); !missing.empty()) GTEST_SKIP() << missing;
   }
   std::unique_ptr<Pool> start() {
     Result<std::unique_ptr<Pool>> pool = Pool::start(settings, bench.resources());
@@ -44,7 +50,7 @@ class PoolGuestTest : public testing::Test {
   PoolSettings settings;
 };
 
-TEST_F(PoolGuestTest, BootsSnapshotsHandsOutAndReclaims) {
+TEST_P(PoolGuestTest, BootsSnapshotsHandsOutAndReclaims) {
   const auto pool = start();
   ASSERT_TRUE(full(*pool)) << pool->status().last_error;
   std::set<std::string> boot_ids;
@@ -62,7 +68,7 @@ TEST_F(PoolGuestTest, BootsSnapshotsHandsOutAndReclaims) {
   EXPECT_EQ(pool->status().leaks, 0U) << pool->status().last_error;
 }
 
-TEST_F(PoolGuestTest, KilledVmmIsReplaced) {
+TEST_P(PoolGuestTest, KilledVmmIsReplaced) {
   const auto pool = start();
   ASSERT_TRUE(full(*pool)) << pool->status().last_error;
   ASSERT_EQ(::kill(pool->clones().front().info.vmm_pid, SIGKILL), 0);
@@ -71,7 +77,7 @@ TEST_F(PoolGuestTest, KilledVmmIsReplaced) {
   EXPECT_EQ(pool->status().leaks, 0U);
 }
 
-TEST_F(PoolGuestTest, TemplateFromDiskWorksLikeAFreshOne) {
+TEST_P(PoolGuestTest, TemplateFromDiskWorksLikeAFreshOne) {
   std::string key;
   {
     const auto pool = start();
@@ -84,7 +90,7 @@ TEST_F(PoolGuestTest, TemplateFromDiskWorksLikeAFreshOne) {
   EXPECT_NE(bench.last_text("template-ready").find("loaded"), std::string::npos);
 }
 
-TEST_F(PoolGuestTest, CommandsRunInTheClone) {
+TEST_P(PoolGuestTest, CommandsRunInTheClone) {
   if (!GRANARY_LINUX) GTEST_SKIP() << "a tiny guest runs no commands";
   const auto pool = start();
   const Result<CloneInfo> clone = pool->acquire({.hostname = "granary-test"}, in_time());
@@ -108,6 +114,13 @@ TEST_F(PoolGuestTest, CommandsRunInTheClone) {
   }
   EXPECT_EQ(output, "granary-test\nto cat\n");
 }
+
+std::string name_of(const testing::TestParamInfo<const char*>& info) { return info.param; }
+#if GRANARY_LINUX
+INSTANTIATE_TEST_SUITE_P(Guest, PoolGuestTest, testing::Values("distro", "minimal"), name_of);
+#else
+INSTANTIATE_TEST_SUITE_P(Guest, PoolGuestTest, testing::Values("tiny"), name_of);
+#endif
 
 }  // namespace
 }  // namespace granary::pool

@@ -24,7 +24,7 @@ class PoolJailTest : public testing::Test {
  protected:
   PoolJailTest() : bench(GRANARY_VMM, "/dev/kvm") {
     settings = bench.settings();
-    settings.source = {.kernel_path = GRANARY_KERNEL, .initramfs_path = "", .command_line = ""};
+    settings.source = {.kernel_path = GRANARY_GUEST_DIR "/tiny-vsock.elf", .initramfs_path = "", .command_line = ""};
     settings.shape.memory_bytes = 16 * kMiB;
     settings.shape.devices = Shape{}.devices;  // block devices bring the worker thread
     settings.size = 1;
