@@ -121,13 +121,13 @@ std::vector<std::string> Clone::destroy() {
 }
 
 Status Clone::kill_vm() {
-  if (const Status killed = tools_.spawner.kill(vm_.vm); !killed) return kill_without_spawner();
-  if (!ended()) return Error(Errc::kDeadlineExceeded, "killed, but its pidfd says that it lives");
+  // A spawner that came after the one which started it takes its number for that of a VM that ended long ago.
+  if (const Status killed = tools_.spawner.kill(vm_.vm); !killed || !ended()) return kill_without_spawner();
   (void)tools_.spawner.forget(vm_.vm);
   return ok();
 }
 
-// The spawner has gone or does not answer: the pidfd still reaches the process, whoever reaps it.
+// The spawner has gone, does not answer or does not know it: the pidfd still reaches the process, whoever reaps it.
 Status Clone::kill_without_spawner() {
   if (!ended() && ::syscall(SYS_pidfd_send_signal, vm_.pidfd.get(), SIGKILL, nullptr, 0) != 0) {
     return Error::last_os_error("kill");

@@ -101,11 +101,14 @@ TEST_F(SpawnerTest, ExecFailureIsExactAndLeavesNothing) {
 TEST_F(SpawnerTest, AVmmWithoutABuildIdIsRefusedAtStart) {
   std::ofstream(folder / "vmm") << "not a program";
   const auto loop = *EventLoop::create();
-  const auto spawner = Spawner::create(
-      *loop, {.control_socket = (folder / "s").string(), .run_directory = (folder / "run").string(), .vmm = (folder / "vmm").string()});
-  ASSERT_FALSE(spawner);
-  EXPECT_TRUE(spawner.error().is_errno(ENOEXEC));
-  EXPECT_NE(spawner.error().message().find((folder / "vmm").string()), std::string::npos) << spawner.error().message();
+  SpawnerOptions options;
+  options.control_socket = (folder / "s").string();
+  options.run_directory = (folder / "run").string();
+  options.vmm = (folder / "vmm").string();
+  const auto refused = Spawner::create(*loop, options);
+  ASSERT_FALSE(refused);
+  EXPECT_TRUE(refused.error().is_errno(ENOEXEC));
+  EXPECT_NE(refused.error().message().find(options.vmm), std::string::npos) << refused.error().message();
 }
 
 // Started by an agent, it ends with the last of its clients and VMs.
