@@ -9,6 +9,8 @@
 #include <charconv>
 #include <nlohmann/json.hpp>
 
+#include "vmpool/base/fault.h"
+
 namespace granary::agent {
 namespace {
 
@@ -277,8 +279,10 @@ Status Journal::compact() {
     ::unlink(fresh.c_str());
     return Error(written.error().code(), "rewrite journal " + path_ + "; make room in its file system");
   }
+  fault_point("journal.written");
   if (::rename(fresh.c_str(), path_.c_str()) != 0) return Error::last_os_error("rename " + fresh + " to " + path_);
   file_ = std::move(file);
+  fault_point("journal.renamed");
   bytes_ = content.size();
   records_ = clones_.size() + 1;
   ++compactions_;

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "vmpool/base/fault.h"
+
 namespace granary::agent {
 namespace {
 
@@ -173,11 +175,13 @@ Result<Lease> PoolSet::take(LeaseTable::Claim claim, pool::Pool& pool, Lease lea
   lease.disks = wish.disks;
   lease.clone = GRANARY_TRY(pool.acquire({.hostname = wish.hostname}, wish.deadline, attachments));
   const std::string& id = lease.clone.id;
+  fault_point("acquire.handed-over");
   // What is not in the journal would be ended at the next start.
   if (const Status written = resources_.journal.leased(lease, unix_ns()); !written) {
     post({.pool = lease.pool, .clone_id = id});
     return Error(written.error());
   }
+  fault_point("acquire.journalled");
   if (!claim.commit(lease)) {
     return Error(Errc::kCloneGone, "clone " + id + " right after its hand-over, " + leases_.gone(id).value_or("ended"));
   }
@@ -208,6 +212,7 @@ void PoolSet::release_later(const std::string& clone_id, const std::string& reas
 bool PoolSet::end_lease(const std::string& clone_id, const std::string& reason) {
   // Before the clone is killed, and also when the lease was not committed yet.
   log_if_failed(resources_.journal.ended(clone_id, reason));
+  fault_point("release.journalled");
   const bool ended = leases_.end(clone_id, reason);
   if (!ended) return false;
   for (const auto& tell : lease_ended_) tell(clone_id, reason);

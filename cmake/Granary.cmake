@@ -16,6 +16,7 @@ endif()
 option(GRANARY_SANITIZE "AddressSanitizer and UndefinedBehaviorSanitizer" OFF)
 option(GRANARY_TSAN "ThreadSanitizer" OFF)
 option(GRANARY_FUZZ "libFuzzer targets (needs clang)" OFF)
+option(GRANARY_FAULTS "steps at which a test can have a process killed (vmpool/base/fault.h)" ON)
 
 find_program(CCACHE_PROGRAM ccache)
 if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)

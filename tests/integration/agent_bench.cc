@@ -33,7 +33,7 @@ struct Pipe {
 
 }  // namespace
 
-Process::Process(const std::vector<std::string>& argv) {
+Process::Process(const std::vector<std::string>& argv, const std::vector<std::string>& environment) {
   Pipe in;
   Pipe out;
   Pipe err;
@@ -45,6 +45,7 @@ Process::Process(const std::vector<std::string>& argv) {
     ::dup2(in.read.get(), STDIN_FILENO);
     ::dup2(out.write.get(), STDOUT_FILENO);
     ::dup2(err.write.get(), STDERR_FILENO);
+    for (const std::string& setting : environment) ::putenv(const_cast<char*>(setting.c_str()));
     ::execv(words[0], words.data());
     ::_exit(99);
   }
@@ -77,6 +78,11 @@ void Process::write(const std::string& text) const {
 }
 
 void Process::signal(int number) const { EXPECT_EQ(::kill(pid_, number), 0); }
+
+bool Process::running() const {
+  siginfo_t ended{};
+  return pid_ > 0 && ::waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == 0;
+}
 
 int Process::wait() {
   int status = 0;
@@ -157,8 +163,8 @@ std::vector<std::string> AgentBench::agent_command() const {
           path("libexec"), "--kvm",    "/dev/null",          "--skip-preflight"};
 }
 
-std::unique_ptr<Process> AgentBench::start_agent() const {
-  auto agent = std::make_unique<Process>(agent_command());
+std::unique_ptr<Process> AgentBench::start_agent(const std::vector<std::string>& environment) const {
+  auto agent = std::make_unique<Process>(agent_command(), environment);
   agent->end_with({SIGTERM, SIGINT});  // the second cuts a long grace short
   EXPECT_TRUE(agent->wait_for("ready version=")) << agent->errors();
   EXPECT_TRUE(agent->wait_for("clone-ready")) << agent->errors();

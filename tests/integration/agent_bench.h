@@ -17,7 +17,8 @@ namespace granary::integration {
 // A child process with pipes on its standard streams; what it writes is collected on threads.
 class Process {
  public:
-  explicit Process(const std::vector<std::string>& argv);
+  // `environment`: NAME=VALUE, added to this program's own.
+  explicit Process(const std::vector<std::string>& argv, const std::vector<std::string>& environment = {});
   // If it still runs: `endings`, one after the other, until it ends; SIGKILL unless others are set.
   ~Process();
   void end_with(std::vector<int> endings) { endings_ = std::move(endings); }
@@ -27,6 +28,7 @@ class Process {
   void write(const std::string& text) const;
   void close_stdin() { stdin_.reset(); }
   void signal(int number) const;
+  [[nodiscard]] bool running() const;
   // Exit code, or 128 + signal.
   int wait();
   // Waits until standard output or error has this text (true), or ended without (false).
@@ -70,7 +72,7 @@ class AgentBench {
   void configure(const std::string& pool = "size: 2", const std::string& top = "shutdown_grace: 0s") const;
   [[nodiscard]] std::vector<std::string> agent_command() const;
   // Starts granaryd and waits until it is ready and its pool is warm. Its spawner ends with it or with the bench.
-  std::unique_ptr<Process> start_agent() const;
+  std::unique_ptr<Process> start_agent(const std::vector<std::string>& environment = {}) const;
   Outcome ctl(std::vector<std::string> arguments, const std::string& input = "") const;
   std::unique_ptr<Process> start_ctl(std::vector<std::string> arguments) const;
   // Of the spawner that listens now; -1 when none does.

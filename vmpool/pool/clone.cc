@@ -10,6 +10,7 @@
 #include <csignal>
 #include <thread>
 
+#include "vmpool/base/fault.h"
 #include "vmpool/pool/unix_socket.h"
 
 namespace granary::pool {
@@ -50,10 +51,13 @@ Clone::Clone(CloneTools tools, const Uuid& uuid, std::string group)
 Status Clone::make_shell(const Shape& shape) {
   GRANARY_TRY(tools_.journal.creating(id_, group_));
   is_journalled_ = true;
+  fault_point("clone.journalled");
   const Fd group = GRANARY_TRY(tools_.groups.create(group_));
   has_group_ = true;
+  fault_point("clone.group-made");
   vm_ = GRANARY_TRY(tools_.spawner.spawn(group.get()));
   has_vm_ = true;
+  fault_point("clone.spawned");
   GRANARY_TRY(tools_.journal.spawned(id_, vm_.vm, vm_.pid, vm_.socket_path));
   vmm_.emplace(std::move(vm_.control), VmmClient::Peer::kNew);
   status_ = GRANARY_TRY(StatusFile::map(vm_.status.get(), false));
@@ -104,6 +108,7 @@ std::vector<std::string> Clone::destroy() {
   guest_.reset();
   if (has_vm_) {
     const Status killed = kill_vm();
+    fault_point("reclaim.killed");
     if (!killed) leaks.push_back("process " + std::to_string(vm_.pid) + " (" + killed.error().message() + ")");
     if (path_exists(vm_.socket_path)) leaks.push_back("socket " + vm_.socket_path);
     has_vm_ = !killed;
@@ -113,6 +118,7 @@ std::vector<std::string> Clone::destroy() {
     if (!removed) leaks.push_back("cgroup " + group_ + " (" + removed.error().message() + ")");
     has_group_ = !removed;
   }
+  fault_point("reclaim.done");
   if (is_journalled_ && leaks.empty()) {
     tools_.journal.gone(id_);
     is_journalled_ = false;

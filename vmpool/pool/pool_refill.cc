@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmpool/pool/pool_impl.h"
 
+#include "vmpool/base/fault.h"
+
 namespace granary::pool {
 
 void Backoff::failed(SteadyTime now) {
@@ -105,8 +107,10 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
 Status Pool::Impl::prepare(Clone& clone, bool is_shell, const Template& content) {
   if (!is_shell) GRANARY_TRY(clone.make_shell(settings_.shape));
   GRANARY_TRY(clone.restore(content));
+  fault_point("restore.done");
   set_state(clone.id(), State::kProbing);
   GRANARY_TRY(clone.probe(settings_.probe_timeout));
+  fault_point("restore.probed");
   return clone.park();
 }
 

@@ -8,6 +8,7 @@
 #include <sstream>
 #include <thread>
 
+#include "vmpool/base/fault.h"
 #include "vmpool/pool/sha256.h"
 #include "vmpool/pool/template_manifest.h"
 
@@ -80,6 +81,7 @@ Result<BuiltTemplate> Builder::run() {
   say(5, "starting a VMM");
   GRANARY_TRY(clone_.make_shell(settings_.shape));
   GRANARY_TRY(boot());
+  fault_point("template.booting");
   if (const Status ready = wait_ready(); !ready) return with_console(ready.error());
   BuiltTemplate built;
   built.info.boot_seconds = elapsed_s();
@@ -90,6 +92,7 @@ Result<BuiltTemplate> Builder::run() {
   GRANARY_TRY(settle());
   say(85, "snapshot");
   built.content = GRANARY_TRY(snapshot());
+  fault_point("template.snapshotted");
   built.info.created_unix_s = ::time(nullptr);
   return built;
 }

@@ -11,6 +11,7 @@
 #include <ctime>
 #include <filesystem>
 
+#include "vmpool/base/fault.h"
 #include "vmpool/pool/sha256.h"
 #include "vmpool/pool/template_files.h"
 #include "vmpool/pool/template_manifest.h"
@@ -190,11 +191,13 @@ Status TemplateStore::save(const TemplateInfo& info, const Template& content) {
       GRANARY_TRY(write_file(folder.path() + kStateName, content.state.get(), state_bytes, {{0, state_bytes}}));
   manifest.memory_sha256 = GRANARY_TRY(
       write_file(folder.path() + kMemoryName, content.memory.get(), manifest.info.memory_bytes, manifest.extents));
+  fault_point("template.written");
   GRANARY_TRY(write_text(folder.path() + kManifestName, manifest.to_json()));
   const Fd opened = GRANARY_TRY(open_file(folder.path(), O_RDONLY | O_DIRECTORY));
   GRANARY_TRY(sync(opened.get(), folder.path()));
   const std::string target = path_of(content.key);
   GRANARY_TRY(put_in_place(folder.path(), target));
+  fault_point("template.in-place");
   return sync(lock_.get(), directory_);
 }
 

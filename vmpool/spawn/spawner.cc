@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "vmpool/base/build_id.h"
+#include "vmpool/base/fault.h"
 #include "vmpool/base/log.h"
 #include "vmpool/spawn/control_listener.h"
 
@@ -194,6 +195,7 @@ Status Spawner::kill(Peer& peer, const control::Message& message) {
 }
 
 Status Spawner::put_template(Peer& peer, const control::Message& message) {
+  fault_point("spawner.put-template");
   const auto ref = GRANARY_TRY(message.as<control::TemplateRef>(2));
   TemplateShelf::Entry entry{GRANARY_TRY(message.fds[0].duplicate()), GRANARY_TRY(message.fds[1].duplicate())};
   GRANARY_TRY(templates_.put(control::text_of(ref.key), std::move(entry)));

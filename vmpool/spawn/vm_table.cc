@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstddef>
 
+#include "vmpool/base/fault.h"
 #include "vmpool/base/log.h"
 #include "vmpool/spawn/child_setup.h"
 
@@ -76,6 +77,7 @@ Result<VmId> VmTable::spawn(int cgroup) {
   }
   Result<EventLoop::Token> watch = loop_.add(vm->pidfd.get(), EPOLLIN, [this, id](uint32_t) { reap(id); });
   last_ = id;
+  fault_point("spawner.started");
   if (!watch) {
     // It cannot be watched, so it is ended on the spot.
     signal_kill(vm->pidfd);
@@ -132,6 +134,7 @@ Result<bool> VmTable::kill(VmId vm) {
   if (vm.value == 0 || vm > last_) return unknown(vm);
   const auto found = live_.find(vm);
   if (found == live_.end()) return false;
+  fault_point("spawner.kill");
   signal_kill(found->second.vm.pidfd);
   return true;
 }
@@ -161,6 +164,7 @@ void VmTable::reap(VmId id) {
       .alive = 0,
       .wait_status = wait_status,
       .end_state = static_cast<uint32_t>(end_state_of(found->second.vm.status, wait_status))};
+  fault_point("spawner.reaped");
   loop_.remove(found->second.watch);
   const uid_t uid = found->second.vm.uid;
   live_.erase(found);

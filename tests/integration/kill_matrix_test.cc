@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kill matrix: granaryd and granary-spawn killed with SIGKILL at each named step (vmpool/base/fault.h), then whatever a user
+// would do next. Afterwards the audit is clean, a clone that somebody held all the time is unharmed, new ones can be had, and
+// in the end nothing is left. The VMM is a stand-in, everything else is real; VMMs killed at their steps: pool_test.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tests/integration/agent_bench.h"
+
+namespace granary::integration {
+namespace {
+
+namespace fs = std::filesystem;
+
+class KillMatrix : public testing::TestWithParam<const char*> {
+ protected:
+  KillMatrix() { std::ofstream(bench_.path("kernel")) << "a kernel"; }
+
+  [[nodiscard]] std::string trigger() const { return bench_.path("fault"); }
+  [[nodiscard]] std::vector<std::string> armed_environment() const {
+    return {"GRANARY_FAULT=" + std::string(GetParam()) + ":" + trigger()};
+  }
+  void arm() const { std::ofstream(trigger()) << "x"; }
+  [[nodiscard]] bool fired() const { return !fs::exists(trigger()); }
+  [[nodiscard]] bool spawners() const { return std::string_view(GetParam()).starts_with("spawner."); }
+
+  std::string acquire(const std::string& owner) const {
+    const Outcome taken = bench_.ctl({"acquire", "--owner", owner});
+    EXPECT_EQ(taken.status, 0) << taken.errors;
+    return taken.output.substr(0, taken.output.find('\n'));
+  }
+  // One of everything that a user does; each may fail, as the process that serves it is about to die.
+  void use_everything(int round) const {
+    const std::string owner = "victim" + std::to_string(round);
+    const Outcome taken = bench_.ctl({"acquire", "--owner", owner, "--wait", "5"});
+    if (taken.status == 0) bench_.ctl({"release", taken.output.substr(0, taken.output.find('\n'))});
+    bench_.ctl({"run", "--", "missing"});
+    bench_.ctl({"template", "build", "--force"});
+  }
+  // The keeper's clone answers, others can be had and go again, and nobody finds anything amiss.
+  void expect_order(const std::string& keeper) const {
+    EXPECT_EQ(bench_.ctl({"exec", "-i", keeper, "--", "echo"}, "unharmed").output, "unharmed");
+    EXPECT_EQ(acquire("keeper"), keeper);
+    EXPECT_EQ(bench_.ctl({"run", "-i", "--", "echo"}, "a new one").output, "a new one");
+    EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
+  }
+
+  AgentBench bench_;
+};
+
+TEST_P(KillMatrix, NothingIsLostOrLeft) {
+  auto agent = bench_.start_agent(armed_environment());
+  const std::string keeper = acquire("keeper");
+  arm();
+  for (int round = 0; round < 20 && !fired(); ++round) {
+    use_everything(round);
+    if (!spawners() && !agent->running()) break;
+    if (std::string_view(GetParam()).starts_with("journal.")) {  // at an agent's start
+      agent->signal(SIGTERM);
+      agent->wait();
+      agent = std::make_unique<Process>(bench_.agent_command(), armed_environment());
+      agent->wait();
+    }
+  }
+  ASSERT_TRUE(fired()) << "the step " << GetParam() << " was never reached";
+  if (spawners()) {
+    ASSERT_TRUE(agent->wait_for("spawner replaced"));
+  } else {
+    if (agent->running()) agent->wait();
+    agent = bench_.start_agent();
+  }
+  expect_order(keeper);
+  EXPECT_EQ(bench_.ctl({"release", "--all"}).status, 0);
+  EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
+  agent->signal(SIGTERM);
+  EXPECT_EQ(agent->wait(), 0) << agent->errors();
+  EXPECT_THAT(bench_.left_behind(), testing::IsEmpty());
+}
+
+INSTANTIATE_TEST_SUITE_P(Agent, KillMatrix,
+                         testing::Values("template.booting", "template.snapshotted", "template.written", "template.in-place",
+                                         "clone.journalled", "clone.group-made", "clone.spawned", "restore.done",
+                                         "restore.probed", "acquire.handed-over", "acquire.journalled", "release.journalled",
+                                         "reclaim.killed", "reclaim.done", "journal.written", "journal.renamed"));
+INSTANTIATE_TEST_SUITE_P(Spawner, KillMatrix,
+                         testing::Values("spawner.started", "spawner.kill", "spawner.reaped", "spawner.put-template"));
+
+}  // namespace
+}  // namespace granary::integration
