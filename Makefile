@@ -3,7 +3,7 @@
 
 BUILD := build
 
-.PHONY: help setup setup-kernel build run test guest-kernel bench fuzz clean asan
+.PHONY: help setup setup-kernel build run test guest-kernel bench matrix fuzz clean asan
 help:        ## this text
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+: *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
@@ -28,6 +28,9 @@ guest-kernel: build setup-kernel ## the minimal guest kernel, from Debian's sour
 
 bench: build ## benchmarks: make bench ROWS=restore_shell,reclaim (1 min on hardware, 10 in the node) -> build/bench.json
 	@tests/bench/run $(if $(ROWS),ROWS=$(ROWS))
+
+matrix: build ## granaryd and granary-spawn killed at each named step, REPEAT=n times (default 5; 1 min each)
+	@$(BUILD)/bin/kill_matrix_test --gtest_repeat=$(or $(REPEAT),5) --gtest_break_on_failure --gtest_brief=1
 
 fuzz: setup  ## libFuzzer, each target for FUZZ_SECONDS (default 60) seconds
 	@tests/fuzz/run $(or $(FUZZ_SECONDS),60)

@@ -135,6 +135,7 @@ Status Spawner::hello(Peer& peer, const control::Message& message) {
     return Error(Errc::kProtocolVersion, "client speaks version " + std::to_string(body.peer_version) +
                                              ", this spawner " + std::to_string(control::kVersion));
   }
+  had_agent_ = true;
   control::HelloReply reply{.version = control::kVersion,
                             .pid = ::getpid(),
                             .vms = vms_->live_count(),
@@ -224,7 +225,7 @@ void Spawner::on_ended(const control::VmRecord& record) {
 }
 
 void Spawner::end_if_unused() {
-  if (transient_ && peers_.empty() && vms_->live_count() == 0) finish();
+  if (transient_ && had_agent_ && peers_.empty() && vms_->live_count() == 0) finish();
 }
 
 void Spawner::finish() {

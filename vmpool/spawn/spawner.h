@@ -68,6 +68,7 @@ class Spawner {
   EventLoop& loop_;
   std::string socket_path_;
   bool transient_ = false;
+  bool had_agent_ = false;  // somebody said hello: a client that only looks does not end a transient spawner
   std::string vmm_build_id_;
   RunDirectory run_;
   std::unique_ptr<VmTable> vms_;

@@ -114,6 +114,8 @@ TEST_F(SpawnerTest, AVmmWithoutABuildIdIsRefusedAtStart) {
 // Started by an agent, it ends with the last of its clients and VMs.
 TEST_F(SpawnerTest, ATransientSpawnerEndsWhenNobodyNeedsIt) {
   start(GRANARY_REPORT_VMM, {"--transient"});
+  EXPECT_TRUE(connect().valid());  // one that only looks changes nothing
+  ASSERT_TRUE(ask(Type::kHello, control::Hello{.peer_version = control::kVersion}));
   const Vm vm = spawn();
   client.reset();
   client = connect();  // its VM kept it alive
