@@ -144,6 +144,9 @@ TEST_F(NetLinuxTest, APersistentTapServesOneCloneAfterTheOther) {
     EXPECT_EQ(end.status, 0) << end.output;
     release();
     ASSERT_TRUE(interface_exists(kTap));
+    // The kernel tells of a lost carrier at most once a second (net/core/link_watch.c).
+    const pool::SteadyTime limit = in_time();
+    while (interface_running(kTap) && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
     EXPECT_FALSE(interface_running(kTap));
     Result<Fd> again = open_tap(kTap);
     ASSERT_TRUE(again) << again.error().message();
