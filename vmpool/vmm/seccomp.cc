@@ -13,7 +13,8 @@
 namespace granary::vmm::seccomp {
 namespace {
 
-std::span<const sock_filter> program_of(Filter filter) {
+// Not used in sanitizer builds, which run without filters.
+[[maybe_unused]] std::span<const sock_filter> program_of(Filter filter) {
   switch (filter) {
     case Filter::kSetup:
       return kSetupProgram;
