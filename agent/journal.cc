@@ -198,7 +198,7 @@ Status Journal::spawned(const std::string& id, VmId vm, int32_t pid, const std::
 Status Journal::leased(const Lease& lease, int64_t unix_ns) {
   const std::lock_guard lock(mutex_);
   const auto at = clones_.find(lease.clone.id);
-  if (at == clones_.end()) return Error(Errc::kCloneUnknown, "journal: clone " + lease.clone.id);
+  if (at == clones_.end()) return Error(Errc::kCloneGone, "clone " + lease.clone.id + ", before its lease was written");
   JournalClone clone = at->second;
   clone.lease = lease;
   clone.pool = lease.pool;

@@ -46,7 +46,7 @@ class Journal {
   // Before a cgroup or process of the clone is made.
   Status creating(const std::string& id, const std::string& pool, const std::string& group);
   Status spawned(const std::string& id, VmId vm, int32_t pid, const std::string& socket_path);
-  // Before the owner hears of it.
+  // Before the owner hears of it. kCloneGone: its reclaim has come first.
   Status leased(const Lease& lease, int64_t unix_ns);
   // Before the clone is killed.
   Status ended(const std::string& id, const std::string& reason);

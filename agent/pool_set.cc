@@ -108,7 +108,8 @@ Status PoolSet::adopt(const JournalClone& clone) {
   if (!configured) {
     spdlog::warn("pool is configured no longer, its clone goes to another pool={} clone={} to={}", lease.pool, clone.id,
                  pools_.front().first);
-    lease.pool = pools_.front().first;
+    lease.pool = lease.clone.pool = pools_.front().first;
+    log_if_failed(resources_.journal.leased(lease, clone.leased_unix_ns));
   }
   GRANARY_TRY(GRANARY_TRY(find(lease.pool))->adopt(lease.clone, clone.group));
   (void)leases_.restore(std::move(lease));

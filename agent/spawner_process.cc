@@ -106,6 +106,8 @@ void SpawnerProcess::keep(std::function<void()> replaced) {
     std::unique_lock lock(mutex_);
     while (changed_.wait(lock, stop, [&] { return lost_; })) {
       lost_ = false;
+      // An attempt that failed at its greeting tells of a lost connection too, and may have been made good since.
+      if (client_->connected()) continue;
       lock.unlock();
       spdlog::error("granary-spawn has gone pid={}; running clones live on without it", client_->hello().pid);
       if (replace(stop)) replaced();

@@ -152,10 +152,10 @@ void AgentBench::end_spawner() const {
   if (const pid_t pid = spawner_pid(); pid > 0) ::kill(pid, SIGTERM);
 }
 
-void AgentBench::configure(const std::string& pool, const std::string& top) const {
+void AgentBench::configure(const std::string& pool, const std::string& top, const std::string& name) const {
   std::ofstream(folder_ / "granary.yaml") << "run_dir: " << path("run") << "\nstate_dir: " << path("state") << "\n"
                                           << top << "\nguest: {kernel: " << path("kernel") << ", initramfs: \"\"}\n"
-                                          << "pools:\n  - name: a\n    memory: 1MiB\n    " << pool << "\n";
+                                          << "pools:\n  - name: " << name << "\n    memory: 1MiB\n    " << pool << "\n";
 }
 
 std::vector<std::string> AgentBench::agent_command() const {

@@ -68,8 +68,9 @@ class AgentBench {
   AgentBench(const AgentBench&) = delete;
   AgentBench& operator=(const AgentBench&) = delete;
 
-  // `pool` is YAML inside the one pool "a", `top` at the top; the defaults suit most tests.
-  void configure(const std::string& pool = "size: 2", const std::string& top = "shutdown_grace: 0s") const;
+  // `pool` is YAML inside the one pool, `top` at the top; the defaults suit most tests.
+  void configure(const std::string& pool = "size: 2", const std::string& top = "shutdown_grace: 0s",
+                 const std::string& name = "a") const;
   [[nodiscard]] std::vector<std::string> agent_command() const;
   // Starts granaryd and waits until it is ready and its pool is warm. Its spawner ends with it or with the bench.
   std::unique_ptr<Process> start_agent(const std::vector<std::string>& environment = {}) const;

@@ -325,6 +325,20 @@ TEST_F(AgentTest, ACloneThatEndsWhileNoAgentRunsIsTold) {
   EXPECT_NE(acquire("me"), id);
 }
 
+TEST_F(AgentTest, AClonesPoolMayBeGoneFromTheConfiguration) {
+  auto agent = bench_.start_agent();
+  const std::string id = acquire("me");
+  agent->signal(SIGTERM);
+  EXPECT_EQ(agent->wait(), 0);
+  bench_.configure("size: 2", "shutdown_grace: 0s", "b");
+  agent = bench_.start_agent();
+  EXPECT_THAT(agent->errors(), HasSubstr("configured no longer"));
+  EXPECT_EQ(acquire("me"), id);
+  EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
+  EXPECT_THAT(bench_.ctl({"release", id}).output, HasSubstr("released in"));
+  EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
+}
+
 TEST_F(AgentTest, ADamagedJournalCostsItsClonesAndNothingElse) {
   auto agent = bench_.start_agent();
   const std::string id = acquire("me");
