@@ -112,7 +112,7 @@ Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityReq
   if (!applied) return abandon(id, applied.error(), attaches);
   std::unique_lock lock(mutex_);
   // Under the lock: from here on on_exited() sees to it.
-  if (clone->ended()) {
+  if (clone->ended() || entries_.at(id).lost) {
     lock.unlock();
     return abandon(id, {Errc::kVmmFailed, "during the hand-over"}, attaches);
   }

@@ -51,7 +51,9 @@ void Pool::Impl::spawner_replaced() {
 void Pool::Impl::lose(const Clone& clone) {
   const std::lock_guard lock(mutex_);
   const auto at = entries_.find(clone.id());
-  if (at == entries_.end() || at->second.state != State::kRunning) return;
+  if (at == entries_.end()) return;
+  at->second.lost = true;  // for a hand-over that is under way
+  if (at->second.state != State::kRunning) return;
   at->second.ended_by_itself = true;
   at->second.end_note = "its spawner has gone";
   give_up(clone.id());

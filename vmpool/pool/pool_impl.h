@@ -68,6 +68,7 @@ class Pool::Impl {
     std::shared_ptr<Clone> clone;
     State state = State::kRestoring;
     uint64_t generation = 0;
+    bool lost = false;             // no spawner watches it
     bool ended_by_itself = false;  // a running clone whose end is to be told
     std::string end_note;
     bool leaking = false;   // a reclaim that could not be proven; tried again at `retry_at`

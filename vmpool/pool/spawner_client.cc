@@ -49,7 +49,13 @@ Status SpawnerClient::reconnect(const std::string& control_socket) {
     connected_ = true;
   }
   reader_ = std::thread([this, shared] { read_all(*shared); });
-  return say_hello();
+  Status greeted = say_hello();
+  if (!greeted) {
+    // Lost like any other connection, so that the reader ends and the next attempt can join it.
+    connected_ = false;
+    ::shutdown(shared->get(), SHUT_RDWR);
+  }
+  return greeted;
 }
 
 Status SpawnerClient::say_hello() {

@@ -68,7 +68,7 @@ class SpawnerClient {
 
   // Called on the reader thread, once per connection, when it is lost. Set it before anything can be.
   void on_lost(std::function<void()> callback) { lost_ = std::move(callback); }
-  // Connects to the spawner that came after the lost one.
+  // Connects to the spawner that came after the lost one; only while connected() is false.
   Status reconnect(const std::string& control_socket);
   // Counts connections: VMs of an earlier one are unknown to this spawner unless they were given to it.
   [[nodiscard]] uint64_t epoch() const { return epoch_; }
