@@ -31,9 +31,6 @@ uint64_t allocated_bytes(const std::string& path) {
   return static_cast<uint64_t>(st.st_blocks) * 512;
 }
 
-// Waits for a condition of the guest; the session's deadline ends it.
-std::string until(const std::string& condition) { return "until " + condition + "; do usleep 20000; done\n"; }
-
 class BlockLinuxTest : public testing::Test {
  protected:
   static void SetUpTestSuite() { ASSERT_EQ(shell("command -v mkfs.ext4 e2fsck debugfs >/dev/null"), 0) << "e2fsprogs"; }

@@ -9,6 +9,8 @@ namespace granary::integration {
 
 pool::SteadyTime in_time() { return std::chrono::steady_clock::now() + std::chrono::seconds(300); }
 
+std::string until(const std::string& condition) { return "until " + condition + "; do usleep 20000; done\n"; }
+
 void LinuxClones::SetUp() {
   bench_.emplace(GRANARY_VMM, "/dev/kvm");
   bench_->print_events = true;

@@ -35,6 +35,9 @@ class LinuxClones : public testing::Environment {
 // What waits in these tests gives up then: long, for emulation.
 pool::SteadyTime in_time();
 
+// Shell code that goes on once a condition of the guest holds.
+std::string until(const std::string& condition);
+
 struct CommandEnd {
   int status = -1;     // as a shell gives it; -1 when the session failed
   std::string output;  // both streams

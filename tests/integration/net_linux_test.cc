@@ -31,7 +31,6 @@ class FreshNetwork : public LinuxClones {
 LinuxClones* const clones =
     dynamic_cast<LinuxClones*>(testing::AddGlobalTestEnvironment(new FreshNetwork));  // gtest owns it
 
-std::string until(const std::string& condition) { return "until " + condition + "; do usleep 20000; done\n"; }
 std::string carrier_of(const std::string& link) { return "[ $(cat /sys/class/net/" + link + "/carrier) = 1 ]"; }
 std::string guest_up() { return "set -e\nip link set eth0 up\nip addr add " + kGuest + "/24 dev eth0\n"; }
 

@@ -12,6 +12,7 @@
 
 #include "vmpool/pool/deadline.h"
 #include "vmpool/pool/test_bench.h"
+#include "vmpool/spawn/proc_status.h"
 
 namespace granary::pool {
 namespace {
@@ -44,15 +45,8 @@ class PoolJailTest : public testing::Test {
   std::unique_ptr<Pool> pool;
 };
 
-// The value of a field of a "status" file of /proc, its words separated by single blanks.
 std::string field(const fs::path& status, const std::string& name) {
-  const std::string text = *read_file(status.string());
-  const size_t at = text.find("\n" + name + ":");
-  if (at == std::string::npos) return "no such field";
-  std::istringstream line(text.substr(at + name.size() + 2, text.find('\n', at + 1) - at - name.size() - 2));
-  std::string value;
-  for (std::string word; line >> word;) value += (value.empty() ? "" : " ") + word;
-  return value;
+  return spawn::proc_status_field(status.string(), name);
 }
 
 fs::path process_of(const CloneInfo& clone) { return "/proc/" + std::to_string(clone.vmm_pid); }

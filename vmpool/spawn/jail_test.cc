@@ -8,6 +8,7 @@
 #include <sstream>
 #include <thread>
 
+#include "vmpool/spawn/proc_status.h"
 #include "vmpool/spawn/spawner_fixture.h"
 
 namespace granary::spawn {
@@ -105,15 +106,8 @@ class JailTest : public SpawnerTest {
   int port_ = 0;
 };
 
-// The value of a field of /proc/PID/status, its words separated by single blanks.
 std::string field(pid_t pid, const std::string& name) {
-  const std::string text = *read_file("/proc/" + std::to_string(pid) + "/status");
-  const size_t at = text.find("\n" + name + ":");
-  if (at == std::string::npos) return "no such field";
-  std::istringstream line(text.substr(at + name.size() + 2, text.find('\n', at + 1) - at - name.size() - 2));
-  std::string value;
-  for (std::string word; line >> word;) value += (value.empty() ? "" : " ") + word;
-  return value;
+  return proc_status_field("/proc/" + std::to_string(pid) + "/status", name);
 }
 
 std::string namespace_of(pid_t pid, const std::string& kind) {
