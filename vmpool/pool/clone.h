@@ -58,7 +58,7 @@ class Clone {
   [[nodiscard]] std::string end_reason() const;
   [[nodiscard]] EndState end_state() const;
   [[nodiscard]] std::string console(size_t limit_bytes = StatusPage::kConsoleBytes) const;
-  // Private memory of the VMM process (Pss); 0 when it cannot be read.
+  // Memory of the VMM process with its share of what others map too (Pss); 0 when it cannot be read.
   [[nodiscard]] uint64_t memory_bytes() const;
 
   [[nodiscard]] const std::string& id() const { return id_; }

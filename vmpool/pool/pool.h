@@ -83,7 +83,7 @@ struct CloneInfo {
 struct CloneStatus {
   CloneInfo info;
   std::string state;
-  uint64_t memory_bytes = 0;  // private memory of the VMM process (Pss from smaps_rollup)
+  uint64_t memory_bytes = 0;  // of the VMM process, with its share of the template (Pss from smaps_rollup)
 };
 
 struct PoolStatus {
