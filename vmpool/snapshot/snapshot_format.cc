@@ -252,6 +252,7 @@ std::vector<std::byte> encode(const Snapshot& snapshot) {
 Result<Snapshot> decode(std::span<const std::byte> file) {
   const Input input = GRANARY_TRY(open(file));
   Snapshot snapshot{};
+  for (const Kind kind : {kShape, kVm, kSerial}) GRANARY_TRY(input.check_count(kind, 1, 1));
   GRANARY_TRY(take_all(input, kShape, std::span(&snapshot.shape, 1)));
   GRANARY_TRY(input.check_count(kExtents, 0, kMaxExtents));
   snapshot.extents.resize(input.count(kExtents));
