@@ -21,7 +21,7 @@ package_version() {
 
 # download PACKAGE VERSION FOLDER: unpacks a Debian package of this machine's apt sources.
 download() {
-  (cd "$3" && apt-get -q -o APT::Sandbox::User=root download "$1=$2" >log 2>&1) ||
+  (cd "$3" && apt-get -q -o APT::Sandbox::User=root -o Acquire::Retries=5 download "$1=$2" >log 2>&1) ||
     { cat "$3/log" >&2; die "cannot download $1 $2: is the mirror reachable, are the package lists fresh (apt-get update)?"; }
   dpkg-deb -x "$3"/*.deb "$3/root" || die "cannot unpack $1 $2"
 }
