@@ -6,8 +6,6 @@
 #include "tests/guest/boot_info.h"
 #include "tests/guest/layout.h"
 
-void tiny_out(uint16_t port, uint8_t value) { __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port) : "memory"); }
-
 void tiny_doorbell(uint8_t value) { tiny_out(TINY_DOORBELL_PORT, value); }
 
 void tiny_print(const char* text) {

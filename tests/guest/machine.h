@@ -4,8 +4,9 @@
 
 #include <stdint.h>
 
-/* What a tiny guest's C code does to the machine it runs on; only in guests, at CPL3 with IOPL 3. */
+/* What a tiny guest's C code does to the machine it runs on; only in guests, at CPL3. */
 
+/* In start.S: CPL3 may not use ports on every KVM, so CPL0 does it. */
 void tiny_out(uint16_t port, uint8_t value);
 void tiny_doorbell(uint8_t value);
 /* Text to COM1, byte by byte; the emulated UART is always ready. */

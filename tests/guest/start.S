@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* PVH entry of a tiny guest: 32-bit protected mode -> long mode -> tiny_main(start_info) at CPL3 with IOPL 3.
+/* PVH entry of a tiny guest: 32-bit protected mode -> long mode -> tiny_main(start_info) at CPL3.
  *
- * Everything that can be data is data (page tables, GDT, the iretq frame), because a software KVM runs CPL0 through an
- * instruction emulator. There is no IDT: any exception is a triple fault, which the VMM sees as KVM_EXIT_SHUTDOWN. */
+ * Everything that can be data is data (page tables, GDT, IDT, TSS, the iretq frame), because a software KVM runs CPL0 through
+ * an instruction emulator. The IDT has one gate, #GP, which does tiny_out()'s port access: such a KVM loses IOPL and delivers no INT n.
+ * Any other exception is a triple fault, which the VMM sees as KVM_EXIT_SHUTDOWN. */
 
 #define XEN_ELFNOTE_PHYS32_ENTRY 18
 
@@ -10,7 +11,7 @@
 #define CR4_PAE 0x20
 #define MSR_EFER 0xc0000080
 #define EFER_LME 0x100
-#define RFLAGS_IOPL_3 0x3002
+#define RFLAGS 0x2
 
 /* present, writable, user, accessed, dirty: preset, so that the page walker does not write to these pages */
 #define TABLE 0x67
@@ -20,6 +21,11 @@
 #define KERNEL_CS 0x08
 #define USER_SS (0x10 | 3)
 #define USER_CS (0x18 | 3)
+#define TSS_SELECTOR 0x20
+#define TSS_LIMIT 0x67
+#define TSS_DESCRIPTOR 0x8900 /* present, available 64-bit TSS */
+#define GENERAL_PROTECTION 13
+#define INTERRUPT_GATE 0x8e00
 
   .section .note.Xen, "a", @note
   .align 4
@@ -48,7 +54,9 @@ start32: /* ebx: hvm_start_info */
 
   .code64
 start64:
-  lidt no_idt
+  lidt idt_pointer
+  movw $TSS_SELECTOR, %ax
+  ltr %ax
   movl %ebx, %edi
   movq $user_frame, %rsp
   iretq
@@ -58,6 +66,26 @@ user_entry:
   call tiny_main
   ud2
 
+  .globl tiny_out
+tiny_out: /* edi: port, esi: value */
+  movl %edi, %edx
+  movl %esi, %eax
+out_at_cpl3:
+  outb %al, %dx /* #GP: no I/O at CPL3 */
+  ret
+
+/* #GP at CPL0, on the stack error code and return address: does what was not allowed. */
+  .globl out_gate
+out_gate:
+  cmpq $out_at_cpl3, 8(%rsp)
+  jne 1f
+  outb %al, %dx
+  addq $8, %rsp
+  incq (%rsp) /* behind the one-byte OUT */
+  iretq
+1:
+  ud2
+
   .section .data
   .align 16
 gdt:
@@ -65,19 +93,34 @@ gdt:
   .quad 0x00af9b000000ffff /* KERNEL_CS: 64-bit code */
   .quad 0x00cff3000000ffff /* USER_SS */
   .quad 0x00affb000000ffff /* USER_CS: 64-bit code */
+  .word TSS_LIMIT, tss_low, tss_middle + TSS_DESCRIPTOR, 0
+  .quad 0
 gdt_end:
 gdt_pointer:
   .word gdt_end - gdt - 1
   .long gdt
-no_idt:
-  .word 0
+/* Addresses in pieces come from tiny.ld. */
+idt:
+  .fill GENERAL_PROTECTION * 2, 8, 0
+  .word out_gate_low, KERNEL_CS, INTERRUPT_GATE, out_gate_high
   .quad 0
+idt_end:
+idt_pointer:
+  .word idt_end - idt - 1
+  .quad idt
+  .globl tss
+tss:
+  .long 0
+  .quad kernel_stack_end
+  .fill TSS_LIMIT + 1 - 12, 1, 0
   .align 16
 user_frame:
-  .quad user_entry, USER_CS, RFLAGS_IOPL_3, user_stack_end, USER_SS
+  .quad user_entry, USER_CS, RFLAGS, user_stack_end, USER_SS
 
   .section .bss
   .align 16
+  .skip 512
+kernel_stack_end:
   .skip 8192
 user_stack_end:
 

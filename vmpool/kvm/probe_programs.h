@@ -131,18 +131,19 @@ inline constexpr uint8_t kIrqHandler[] = {
     0xf4,                        // hlt
 };
 
-// Stops at the first mark, goes on in another VM, and compares a register and memory that it set before.
+// Stops at the first mark, goes on in another VM, and compares registers and memory that it set before.
 inline constexpr uint8_t kSnapshotMark = 0x90;
 inline constexpr uint8_t kRestoredMark = 0x91;
 inline constexpr uint8_t kSnapshot[] = {
     0x48, 0xbb,          0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01,  // mov rbx, 0x0123456789abcdef
     0xbf, 0x00,          0x90, 0x00, 0x00,                                // mov edi, kData
     0x48, 0x89,          0x1f,                                            // mov [rdi], rbx
-    0x66, 0x48,          0x0f, 0x6e, 0xc3,                                // movq xmm0, rbx
+    0x0f, 0x10,          0x07,                                            // movups xmm0, [rdi]
     0xb0, kSnapshotMark,                                                  // mov al, mark
     0x66, 0xba,          0x20, 0x05,                                      // mov dx, 0x520
     0xee,                                                                 // out dx, al
-    0x66, 0x48,          0x0f, 0x7e, 0xc1,                                // movq rcx, xmm0
+    0x0f, 0x11,          0x47, 0x10,                                      // movups [rdi + 16], xmm0
+    0x48, 0x8b,          0x4f, 0x10,                                      // mov rcx, [rdi + 16]
     0x48, 0x31,          0xd9,                                            // xor rcx, rbx
     0x48, 0x33,          0x1f,                                            // xor rbx, [rdi]
     0x48, 0x09,          0xd9,                                            // or rcx, rbx
