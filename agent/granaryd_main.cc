@@ -8,6 +8,7 @@
 #include <iostream>
 
 #include "agent/daemon.h"
+#include "vmpool/base/time_slice.h"
 
 namespace granary::agent {
 namespace {
@@ -88,5 +89,6 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? granary::agent::kExitOk : granary::agent::kExitConfig;
   }
+  granary::prefer_short_time_slices(granary::Children::kInherit);
   return granary::agent::run(flags);
 }

@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "vmpool/base/log.h"
+#include "vmpool/base/time_slice.h"
 #include "vmpool/spawn/spawner.h"
 
 namespace granary::spawn {
@@ -124,6 +125,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   ::umask(077);
+  granary::prefer_short_time_slices(granary::Children::kInherit);
   granary::spawn::raise_descriptor_limit();
   if (const granary::Status done = granary::spawn::serve(options); !done) {
     granary::log_line(granary::LogLevel::kError, "%s", done.error().message().c_str());

@@ -10,6 +10,7 @@
 #include <cstdio>
 
 #include "vmpool/base/log.h"
+#include "vmpool/base/time_slice.h"
 #include "vmpool/base/vmm_fds.h"
 #include "vmpool/vmm/seccomp.h"
 #include "vmpool/vmm/vmm.h"
@@ -34,6 +35,8 @@ Status prepare() {
   // A device's peer that closes its socket is an error code, not a reason to die; a file at its size limit as well.
   ::signal(SIGPIPE, SIG_IGN);
   ::signal(SIGXFSZ, SIG_IGN);
+  // For the loop thread, not for vCPUs.
+  prefer_short_time_slices(Children::kDefault);
   // One heap for all threads: a second one would open files of /proc and change protections later.
   ::mallopt(M_ARENA_MAX, 1);
   return ok();
