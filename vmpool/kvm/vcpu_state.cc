@@ -2,6 +2,7 @@
 #include "vmpool/kvm/vcpu_state.h"
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 
 #include "vmpool/kvm/restore_error.h"
@@ -100,6 +101,27 @@ Status restore_tsc_khz(Vcpu& vcpu, uint32_t khz) {
   return vcpu.set_tsc_khz(khz);
 }
 
+// Whether a part of the state is what a vCPU has that never ran: then there is nothing to set. Each ioctl costs a vCPU
+// load.
+bool is_reset(const kvm_xcrs& xcrs) {
+  return xcrs.nr_xcrs == 1 && xcrs.flags == 0 && xcrs.xcrs[0].xcr == 0 && xcrs.xcrs[0].value == 1;
+}
+bool is_reset(const kvm_debugregs& registers) {
+  constexpr uint64_t kDr6 = 0xffff0ff0;  // AMD APM volume 2, 14.1.3; Intel SDM volume 3, 9.1.1
+  constexpr uint64_t kDr7 = 0x400;
+  return registers.dr6 == kDr6 && registers.dr7 == kDr7 && registers.flags == 0 &&
+         std::all_of(std::begin(registers.db), std::end(registers.db), [](uint64_t db) { return db == 0; });
+}
+bool is_reset(kvm_vcpu_events events) {
+  constexpr kvm_vcpu_events kNothing{};
+  constexpr uint32_t kValidFields = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |
+                                    KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM |
+                                    KVM_VCPUEVENT_VALID_PAYLOAD;
+  events.flags &= ~kValidFields;
+  return std::memcmp(&events, &kNothing, sizeof(events)) == 0;
+}
+bool is_reset(const kvm_mp_state& state, uint32_t vcpu) { return vcpu == 0 && state.mp_state == KVM_MP_STATE_RUNNABLE; }
+
 }  // namespace
 
 Result<std::vector<uint32_t>> msrs_to_save(const Kvm& kvm) {
@@ -147,13 +169,14 @@ Status restore(Vcpu& vcpu, const VcpuState& state) {
   // CR4.OSXSAVE allows XCR0, XCR0 decides what the XSAVE area may hold; the LAPIC needs the APIC base; the TSC deadline
   // needs the LAPIC's timer mode. Registers drop pending exceptions, so events come after them.
   GRANARY_TRY(as_restore_error(vcpu.set_sregs(state.sregs)));
-  GRANARY_TRY(as_restore_error(vcpu.set_xcrs(state.xcrs)));
+  if (!is_reset(state.xcrs)) GRANARY_TRY(as_restore_error(vcpu.set_xcrs(state.xcrs)));
   GRANARY_TRY(as_restore_error(vcpu.set_xsave(std::span(state.xsave).first(state.xsave_bytes))));
   GRANARY_TRY(as_restore_error(vcpu.set_regs(state.regs)));
-  GRANARY_TRY(as_restore_error(vcpu.set_debugregs(state.debugregs)));
+  if (!is_reset(state.debugregs)) GRANARY_TRY(as_restore_error(vcpu.set_debugregs(state.debugregs)));
   GRANARY_TRY(as_restore_error(vcpu.set_lapic(state.lapic)));
   GRANARY_TRY(restore_msrs(vcpu, state));
-  GRANARY_TRY(as_restore_error(vcpu.set_vcpu_events(state.events)));
+  if (!is_reset(state.events)) GRANARY_TRY(as_restore_error(vcpu.set_vcpu_events(state.events)));
+  if (is_reset(state.mp_state, state.id)) return ok();
   return as_restore_error(vcpu.set_mp_state(state.mp_state));
 }
 

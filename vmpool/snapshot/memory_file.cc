@@ -50,6 +50,18 @@ std::vector<Extent> populated_extents(std::span<const std::byte> memory) {
   return extents;
 }
 
+std::vector<Extent> close_small_gaps(const std::vector<Extent>& extents) {
+  std::vector<Extent> merged;
+  for (const Extent& extent : extents) {
+    if (!merged.empty() && extent.offset - (merged.back().offset + merged.back().bytes) <= kSmallGapBytes) {
+      merged.back().bytes = extent.offset + extent.bytes - merged.back().offset;
+    } else {
+      merged.push_back(extent);
+    }
+  }
+  return merged;
+}
+
 std::vector<Extent> coalesce(std::vector<Extent> extents, size_t limit) {
   if (limit == 0 || extents.size() <= limit) return extents;
   const auto gap_before = [&](size_t i) { return extents[i].offset - (extents[i - 1].offset + extents[i - 1].bytes); };

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "vmpool/base/result.h"
+#include "vmpool/base/units.h"
 
 namespace granary::snapshot {
 
@@ -23,6 +24,11 @@ inline constexpr size_t kMaxExtents = 64;
 
 // The runs of pages that are not all zero, in order. `memory` is a whole number of pages.
 std::vector<Extent> populated_extents(std::span<const std::byte> memory);
+
+// Closes the gaps of at most kSmallGapBytes between extents: each costs a few zero pages of the template, once, where an extent
+// more costs every restore an mmap(2).
+inline constexpr uint64_t kSmallGapBytes = 128 * kKiB;
+std::vector<Extent> close_small_gaps(const std::vector<Extent>& extents);
 
 // Closes the smallest gaps until at most `limit` (> 0) extents are left; the order stays.
 std::vector<Extent> coalesce(std::vector<Extent> extents, size_t limit = kMaxExtents);

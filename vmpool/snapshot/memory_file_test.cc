@@ -31,6 +31,14 @@ TEST(PopulatedExtents, NothingInZeroMemory) {
   EXPECT_TRUE(populated_extents(memory).empty());
 }
 
+TEST(MemoryFile, SmallGapsAreClosed) {
+  constexpr uint64_t kPage = 4096;
+  EXPECT_TRUE(close_small_gaps({}).empty());
+  const std::vector<Extent> extents = {
+      {0, kPage}, {kPage + kSmallGapBytes, kPage}, {3 * kPage + 2 * kSmallGapBytes, kPage}};
+  EXPECT_EQ(close_small_gaps(extents), (std::vector<Extent>{{0, 2 * kPage + kSmallGapBytes}, extents[2]}));
+}
+
 TEST(Coalesce, ClosesTheSmallestGaps) {
   const std::vector<Extent> extents = {{0, 10}, {20, 10}, {100, 10}, {115, 5}};
   EXPECT_EQ(coalesce(extents, 4), extents);

@@ -5,6 +5,8 @@
 #include <sys/ioctl.h>
 
 #include <algorithm>
+#include <array>
+#include <optional>
 
 namespace granary::vmm {
 namespace {
@@ -35,12 +37,18 @@ Status set_tsc_offset(const kvm::Vcpu& vcpu, uint64_t offset) {
   return ok();
 }
 
-// KVM turned the deadline (a guest TSC value) into a host timer when it was written, with the offset of that time.
-Status rearm_deadline(kvm::Vcpu& vcpu) {
-  kvm_msr_entry deadline{};
-  deadline.index = kMsrTscDeadline;
-  if (GRANARY_TRY(vcpu.get_msrs({&deadline, 1})) == 0 || deadline.data == 0) return ok();
-  return vcpu.set_msr(kMsrTscDeadline, deadline.data);
+struct TimeMsrs {
+  uint64_t tsc;
+  uint64_t deadline;  // 0: none armed, or this vCPU has none
+};
+
+// In one ioctl: each costs a vCPU load.
+Result<TimeMsrs> read_time_msrs(const kvm::Vcpu& vcpu) {
+  std::array<kvm_msr_entry, 2> msrs{};
+  msrs[0].index = kMsrTsc;
+  msrs[1].index = kMsrTscDeadline;
+  if (GRANARY_TRY(vcpu.get_msrs(msrs)) == 0) return Error(Errc::kNotSupported, "KVM_GET_MSRS refuses the TSC");
+  return TimeMsrs{msrs[0].data, msrs[1].data};
 }
 
 // Gives every vCPU the offset with which the guest's TSC goes on from `tsc`.
@@ -52,10 +60,13 @@ Status set_tsc(std::span<const std::unique_ptr<VcpuThread>> vcpus, uint64_t tsc)
     for (const auto& vcpu : vcpus) GRANARY_TRY(vcpu->vcpu().set_msr(kMsrTsc, tsc));
     return ok();
   }
-  const uint64_t now = GRANARY_TRY(first.get_msr(kMsrTsc));
+  std::optional<uint64_t> now;
   for (const auto& vcpu : vcpus) {
-    GRANARY_TRY(set_tsc_offset(vcpu->vcpu(), *offset - (now - tsc)));
-    GRANARY_TRY(rearm_deadline(vcpu->vcpu()));
+    const TimeMsrs msrs = GRANARY_TRY(read_time_msrs(vcpu->vcpu()));
+    if (!now) now = msrs.tsc;
+    GRANARY_TRY(set_tsc_offset(vcpu->vcpu(), *offset - (*now - tsc)));
+    // KVM turned the deadline (a guest TSC value) into a host timer when it was written, with the offset of that time.
+    if (msrs.deadline != 0) GRANARY_TRY(vcpu->vcpu().set_msr(kMsrTscDeadline, msrs.deadline));
   }
   return ok();
 }

@@ -35,9 +35,10 @@ Result<std::unique_ptr<Machine>> Machine::create(const CreateShellRequest& reque
   EventFd serial_irq = GRANARY_TRY(EventFd::create());
   EventFd generation_irq = GRANARY_TRY(EventFd::create());
   EventFd wake = GRANARY_TRY(EventFd::create());
+  const kvm::CpuidTable& supported = resources.supported_cpuid;
   std::unique_ptr<Machine> machine(new Machine(request, std::move(resources), std::move(memory), std::move(vm),
                                                std::move(serial_irq), std::move(generation_irq), std::move(wake)));
-  GRANARY_TRY(machine->assemble());
+  GRANARY_TRY(machine->assemble(supported));
   return machine;
 }
 
@@ -61,7 +62,7 @@ Machine::~Machine() {
   for (const EventLoop::Token token : tokens_) loop_.remove(token);
 }
 
-Status Machine::assemble() {
+Status Machine::assemble(const kvm::CpuidTable& supported) {
   // Memory before the irqchip: a later memslot change waits for an SRCU grace period of milliseconds.
   GRANARY_TRY(kvm::map_guest_memory(vm_, memory_));
   GRANARY_TRY(vm_.set_identity_map_addr(kIdentityMap));
@@ -70,13 +71,12 @@ Status Machine::assemble() {
   devices_ =
       GRANARY_TRY(make_devices(shape_.devices, DeviceResources{memory_, loop_, console_, std::move(vsock_listener_)}));
   bus_.emplace(VcpuBus{ports_, devices_.transports, status_, wake_});
-  GRANARY_TRY(create_vcpus());
+  GRANARY_TRY(create_vcpus(supported));
   GRANARY_TRY(connect_interrupts());
   return watch();
 }
 
-Status Machine::create_vcpus() {
-  const kvm::CpuidTable supported = GRANARY_TRY(kvm_.get_supported_cpuid());
+Status Machine::create_vcpus(const kvm::CpuidTable& supported) {
   const kvm::CpuidShape cpuid_shape = GRANARY_TRY(kvm::cpuid_shape(kvm_, shape_.vcpus));
   for (uint32_t id = 0; id < shape_.vcpus; ++id) {
     kvm::Vcpu vcpu = GRANARY_TRY(vm_.create_vcpu(id));

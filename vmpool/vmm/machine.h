@@ -35,6 +35,7 @@ class Machine {
   };
   struct Resources {
     kvm::Kvm kvm;
+    const kvm::CpuidTable& supported_cpuid;  // of kvm; used by create() only
     Fd vsock_listener;
     const StatusFile& status;
     EventLoop& loop;
@@ -73,8 +74,8 @@ class Machine {
  private:
   Machine(const CreateShellRequest& request, Resources resources, GuestMemory memory, kvm::Vm vm, EventFd serial_irq,
           EventFd generation_irq, EventFd wake);
-  Status assemble();
-  Status create_vcpus();
+  Status assemble(const kvm::CpuidTable& supported);
+  Status create_vcpus(const kvm::CpuidTable& supported);
   Status connect_interrupts();
   Status watch();
   Status restore_devices(const snapshot::Snapshot& state);

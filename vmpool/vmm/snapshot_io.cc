@@ -40,7 +40,7 @@ Result<control::SnapshotDone> write_snapshot(snapshot::Snapshot state, const Gue
                  "state file of a snapshot holds " + std::to_string(size) + " bytes already; give an empty memfd");
   }
   const std::span<const std::byte> bytes = memory.mapping().bytes();
-  state.extents = snapshot::coalesce(snapshot::populated_extents(bytes));
+  state.extents = snapshot::coalesce(snapshot::close_small_gaps(snapshot::populated_extents(bytes)));
   GRANARY_TRY(snapshot::write_memory_file(memory_fd, bytes, state.extents));
   const std::vector<std::byte> file = snapshot::encode(state);
   GRANARY_TRY(pwrite_all(state_fd, file, 0));

@@ -6,6 +6,13 @@
 #include "vmpool/vmm/snapshot_io.h"
 
 namespace granary::vmm {
+namespace {
+
+Result<kvm::CpuidTable> supported_cpuid(const Fd& kvm) {
+  return GRANARY_TRY(kvm::Kvm::from(GRANARY_TRY(kvm.duplicate()))).get_supported_cpuid();
+}
+
+}  // namespace
 
 Result<std::unique_ptr<Vmm>> Vmm::create(Inheritance inheritance) {
   std::unique_ptr<EventLoop> loop = GRANARY_TRY(EventLoop::create());
@@ -13,6 +20,7 @@ Result<std::unique_ptr<Vmm>> Vmm::create(Inheritance inheritance) {
   GRANARY_TRY(VcpuThread::install_kick_handler());
   std::unique_ptr<Vmm> vmm(
       new Vmm(std::move(loop), std::move(status), std::move(inheritance.vsock_listener), std::move(inheritance.kvm)));
+  if (Result<kvm::CpuidTable> table = supported_cpuid(vmm->kvm_)) vmm->supported_cpuid_ = *std::move(table);
   Vmm* self = vmm.get();
   ControlServer::Callbacks callbacks;
   callbacks.phase = [self] { return self->phase_; };
@@ -33,8 +41,12 @@ void Vmm::serve(uint32_t id, Clock::time_point received, Request& request) {
 
 Status Vmm::handle(uint32_t id, const CreateShellRequest& request) {
   // Copies stay here, so that a request with impossible numbers can be followed by a better one.
+  if (supported_cpuid_.empty()) supported_cpuid_ = GRANARY_TRY(supported_cpuid(kvm_));
   Machine::Resources resources{GRANARY_TRY(kvm::Kvm::from(GRANARY_TRY(kvm_.duplicate()))),
-                               GRANARY_TRY(vsock_listener_.duplicate()), status_, *loop_,
+                               supported_cpuid_,
+                               GRANARY_TRY(vsock_listener_.duplicate()),
+                               status_,
+                               *loop_,
                                Machine::Callbacks{[this](uint8_t value, uint32_t vcpu, uint64_t monotonic_ns) {
                                                     guest_rang(value, vcpu, monotonic_ns);
                                                   },

@@ -61,6 +61,8 @@ class Vmm {
   StatusFile status_;
   Fd vsock_listener_;
   Fd kvm_;
+  // Asked for before somebody waits for a shell, because it takes long; empty when that failed: then the shell says why.
+  kvm::CpuidTable supported_cpuid_;
   VmPhase phase_ = VmPhase::kEmpty;
   Clock::time_point received_;  // of the request being served
   uint64_t restore_ns_ = 0;
