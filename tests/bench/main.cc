@@ -93,7 +93,7 @@ Settings settings_beside_this_program(unsigned n, const std::string& extra_comma
   Settings settings;
   settings.n = n;
   settings.programs = programs.string();
-  settings.counter = {"tiny", (guests / "tiny-counter.elf").string(), "", "mode=count"};
+  settings.bell = {"tiny", (guests / "tiny-bell.elf").string(), "", ""};
   settings.tiny = {"tiny", (guests / "tiny-vsock.elf").string(), "", ""};
   for (const char* name : {"minimal", "distro"}) {
     const std::filesystem::path kernel = guests / name / "vmlinuz";

@@ -14,7 +14,7 @@ namespace granary::bench {
 struct Settings {
   unsigned n = 100;      // samples of the quick rows
   std::string programs;  // folder of granaryd, granary-spawn, granary-vmm
-  Guest counter;         // tiny-counter.elf: says when it was restored
+  Guest bell;            // tiny-bell.elf: says when it was restored
   Guest tiny;            // tiny-vsock.elf
   std::vector<Guest> linux_guests;
 };
