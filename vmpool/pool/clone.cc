@@ -33,7 +33,8 @@ Result<std::shared_ptr<Clone>> Clone::create(CloneTools tools, const std::string
   return std::shared_ptr<Clone>(new Clone(tools, uuid, group_prefix + "-" + to_text(uuid)));
 }
 
-Result<std::shared_ptr<Clone>> Clone::adopt(CloneTools tools, const std::string& id, VmId vm, const std::string& group) {
+Result<std::shared_ptr<Clone>> Clone::adopt(CloneTools tools, const std::string& id, VmId vm,
+                                            const std::string& group) {
   const Uuid uuid = GRANARY_TRY(parse_uuid(id));
   std::shared_ptr<Clone> clone(new Clone(tools, uuid, group));
   clone->vm_ = GRANARY_TRY(tools.spawner.adopt(vm));
@@ -91,9 +92,12 @@ Status Clone::attach(const Attachments& attachments) {
 }
 
 Result<AppliedIdentity> Clone::hand_over(const std::string& hostname, std::chrono::milliseconds timeout) {
-  GRANARY_TRY(vmm_->unpark());
   if (!guest_) return Error(Errc::kIdentityFailed, "clone " + id_ + " was never probed");
-  const AppliedIdentity applied = GRANARY_TRY(guest_->apply_identity(uuid_, hostname, SteadyClock::now() + timeout));
+  const SteadyTime deadline = SteadyClock::now() + timeout;
+  // Before the guest runs: it finds the request when it wakes up, and nobody waits for one after the other.
+  GRANARY_TRY(guest_->send_identity(uuid_, hostname, deadline));
+  GRANARY_TRY(vmm_->unpark());
+  const AppliedIdentity applied = GRANARY_TRY(guest_->identity_applied(uuid_, deadline));
   guest_.reset();
   return applied;
 }

@@ -3,6 +3,7 @@
 
 #include <sys/random.h>
 
+#include <algorithm>
 #include <charconv>
 #include <ctime>
 
@@ -16,17 +17,11 @@ namespace wire = guest::v1;
 constexpr uint32_t kProtocol = 1;
 constexpr size_t kEntropyBytes = 256;
 
-// One question, one answer.
-Status converse(GuestConnection& connection, const wire::Request& request, wire::Reply& reply, const char* what,
-                SteadyTime deadline) {
-  const auto in_words = [what](const Status& failed) -> Error {
-    if (!failed.error().is(Errc::kDeadlineExceeded))
-      return {failed.error().code(), std::string(what) + ": " + failed.error().context()};
-    return {Errc::kGuestUnresponsive, what};
-  };
-  if (const Status sent = connection.send(request, deadline); !sent) return in_words(sent);
-  if (const Status received = connection.receive(reply, deadline); !received) return in_words(received);
-  return ok();
+// What went wrong in which conversation.
+Status in_words(const Status& status, const char* what) {
+  if (status) return status;
+  if (status.error().is(Errc::kDeadlineExceeded)) return Error(Errc::kGuestUnresponsive, what);
+  return Error(status.error().code(), std::string(what) + ": " + status.error().context());
 }
 
 int64_t realtime_now_ns() {
@@ -89,7 +84,8 @@ Status GuestClient::probe(SteadyTime deadline) {
   wire::Request request;
   request.mutable_probe()->set_nonce(nonce);
   wire::Reply reply;
-  GRANARY_TRY(converse(connection_, request, reply, "probe", deadline));
+  GRANARY_TRY(in_words(connection_.send(request, deadline), "probe"));
+  GRANARY_TRY(in_words(connection_.receive(reply, deadline), "probe"));
   if (!reply.has_ready()) return Error(Errc::kGuestProtocol, "probe: the answer is not Ready");
   if (reply.ready().nonce() != nonce) return Error(Errc::kGuestProtocol, "probe: the answer has another nonce");
   if (reply.ready().protocol() != kProtocol) {
@@ -99,8 +95,7 @@ Status GuestClient::probe(SteadyTime deadline) {
   return ok();
 }
 
-Result<AppliedIdentity> GuestClient::apply_identity(const Uuid& clone_uuid, const std::string& hostname,
-                                                    SteadyTime deadline) {
+Status GuestClient::send_identity(const Uuid& clone_uuid, const std::string& hostname, SteadyTime deadline) {
   std::array<uint8_t, kEntropyBytes> entropy;
   std::array<uint8_t, 16> machine_id;
   GRANARY_TRY(fill_random(entropy));
@@ -112,12 +107,16 @@ Result<AppliedIdentity> GuestClient::apply_identity(const Uuid& clone_uuid, cons
   identity.set_hostname(hostname);
   identity.set_machine_id(machine_id.data(), machine_id.size());
   identity.set_realtime_ns(realtime_now_ns());
+  return in_words(connection_.send(request, deadline), "identity");
+}
+
+Result<AppliedIdentity> GuestClient::identity_applied(const Uuid& clone_uuid, SteadyTime deadline) {
   wire::Reply reply;
-  GRANARY_TRY(converse(connection_, request, reply, "identity", deadline));
+  GRANARY_TRY(in_words(connection_.receive(reply, deadline), "identity"));
   if (reply.has_failure()) return Error(Errc::kIdentityFailed, reply.failure().message().substr(0, 256));
   if (!reply.has_identity_applied()) return Error(Errc::kGuestProtocol, "identity: the answer is not IdentityApplied");
   const wire::IdentityApplied& applied = reply.identity_applied();
-  if (applied.clone_uuid() != identity.clone_uuid()) {
+  if (!std::ranges::equal(applied.clone_uuid(), clone_uuid, {}, [](char c) { return static_cast<uint8_t>(c); })) {
     return Error(Errc::kGuestProtocol, "identity: the answer has another UUID");
   }
   return AppliedIdentity{applied.boot_id().substr(0, 64), applied.realtime_ns()};

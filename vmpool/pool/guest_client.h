@@ -33,9 +33,11 @@ class GuestClient {
 
   // Answered with our nonce and protocol version 1.
   Status probe(SteadyTime deadline);
-  // Fresh entropy, the host's clock, `hostname`, the UUID and a machine id of its own. kIdentityFailed: the guest could
-  // not apply all of it (its reason is the context).
-  Result<AppliedIdentity> apply_identity(const Uuid& clone_uuid, const std::string& hostname, SteadyTime deadline);
+  // Fresh entropy, the host's clock, `hostname`, the UUID and a machine id of its own: sent, to a guest that may still be parked.
+  Status send_identity(const Uuid& clone_uuid, const std::string& hostname, SteadyTime deadline);
+  // Its answer, to be asked for once after send_identity(). kIdentityFailed: the guest could not apply all of it (its
+  // reason is the context).
+  Result<AppliedIdentity> identity_applied(const Uuid& clone_uuid, SteadyTime deadline);
 
  private:
   explicit GuestClient(GuestConnection connection) : connection_(std::move(connection)) {}

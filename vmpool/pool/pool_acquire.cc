@@ -121,7 +121,8 @@ Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityReq
   entry.info.boot_id = applied->boot_id;
   entry.info.hostname = hostname;
   entry.info.warm = !waited;
-  entry.info.handover = SteadyClock::now() - begin;
+  handed_over_ = SteadyClock::now();
+  entry.info.handover = handed_over_ - begin;
   ++(waited ? waited_ : hits_);
   const CloneInfo info = entry.info;
   lock.unlock();

@@ -91,6 +91,7 @@ class Pool::Impl {
   // pool_refill.cc
   void refill_loop();
   [[nodiscard]] Work next_work() const;
+  [[nodiscard]] SteadyTime no_work_before() const;
   void refill_one(std::unique_lock<std::mutex>& lock);
   void shell_one(std::unique_lock<std::mutex>& lock);
   std::shared_ptr<Clone> take_shell();
@@ -152,6 +153,7 @@ class Pool::Impl {
   std::deque<std::shared_ptr<Clone>> doomed_;  // shells to destroy: they have no entry
   bool destroying_doomed_ = false;
   uint32_t waiters_ = 0;
+  SteadyTime handed_over_;  // the last hand-over
   Backoff backoff_;
   std::string last_error_;
   uint64_t hits_ = 0;

@@ -26,9 +26,9 @@ void Pool::Impl::refill_loop() {
         shell_one(lock);
         break;
       case Work::kWait: {
-        const SteadyTime not_before = backoff_.not_before();
-        if (not_before > SteadyClock::now()) {
-          work_cv_.wait_until(lock, not_before);
+        const SteadyTime from = no_work_before();
+        if (from > SteadyClock::now()) {
+          work_cv_.wait_until(lock, from);
         } else {
           work_cv_.wait(lock);
         }
@@ -37,9 +37,15 @@ void Pool::Impl::refill_loop() {
   }
 }
 
+// A hand-over's caller gets its answer before its successor takes the CPUs.
+SteadyTime Pool::Impl::no_work_before() const {
+  constexpr std::chrono::milliseconds kAnswerFirst{2};
+  return waiters_ > 0 ? backoff_.not_before() : std::max(backoff_.not_before(), handed_over_ + kAnswerFirst);
+}
+
 Pool::Impl::Work Pool::Impl::next_work() const {
   if (stopping_) return Work::kStop;
-  if (draining_ || SteadyClock::now() < backoff_.not_before()) return Work::kWait;
+  if (draining_ || SteadyClock::now() < no_work_before()) return Work::kWait;
   const uint32_t coming = count(State::kRestoring) + count(State::kProbing) + static_cast<uint32_t>(warm_.size());
   const bool wanted = coming < settings_.size + waiters_ && entries_.size() < settings_.max;
   if (template_.content && wanted) return Work::kRefill;
