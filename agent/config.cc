@@ -142,7 +142,7 @@ Result<Config> parse_config(std::string_view text, const std::string& name) {
   };
   GRANARY_TRY(read_map(root, top,
                        {path_field("run_dir", config.run_dir), path_field("state_dir", config.state_dir),
-                        path_field("socket", config.socket),
+                        path_field("socket", config.socket), address_field("metrics_address", config.metrics_address),
                         word_field("log_level", config.log_level, {"debug", "info", "warn", "error"}),
                         duration_field("shutdown_grace", config.shutdown_grace, milliseconds(0), kHour),
                         map_field("guest", source_fields(config.guest)), Field{"pools", keep_pools}}));

@@ -16,6 +16,7 @@ struct Config {
   std::string run_dir = "/run/granary";              // sockets; gone after a reboot
   std::string state_dir = "/var/lib/granary";        // templates, lock
   std::string socket;                                // empty: granaryd.sock in run_dir
+  std::string metrics_address;                       // "host:port"; empty: no metrics over HTTP
   std::string log_level = "info";                    // debug, info, warn, error
   std::chrono::milliseconds shutdown_grace{10'000};  // how long SIGTERM waits for running `Hold` calls
   pool::TemplateSource guest;                        // for pools whose `template` leaves a key out

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/config_fields.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <charconv>
 #include <optional>
@@ -86,6 +88,18 @@ bool is_name(const std::string& text) {
          std::ranges::all_of(text, [&](char c) { return plain(c) || c == '-'; });
 }
 
+// A number, never a host name: what it means must not depend on who answers at start.
+bool is_address(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  if (colon == std::string::npos || colon == 0) return false;
+  const auto port = whole_number(std::string_view(text).substr(colon + 1));
+  if (!port || *port > 65535) return false;
+  const std::string host = text.substr(0, colon);
+  in6_addr parsed{};
+  if (host.front() != '[') return ::inet_pton(AF_INET, host.c_str(), &parsed) == 1;
+  return host.back() == ']' && ::inet_pton(AF_INET6, host.substr(1, host.size() - 2).c_str(), &parsed) == 1;
+}
+
 std::string list_of(const auto& values, auto name_of) {
   std::string text;
   for (const auto& value : values) text += (text.empty() ? "" : ", ") + std::string(name_of(value));
@@ -144,6 +158,19 @@ Field path_field(std::string_view name, std::string& into, bool may_be_empty) {
             const bool none = may_be_empty && node.text.empty();
             if (!none && (!node.text.starts_with('/') || node.text.size() > 4000)) {
               return place.refuse(node, quote(node.text) + " is not an absolute path; start it with /");
+            }
+            into = node.text;
+            return ok();
+          }};
+}
+
+Field address_field(std::string_view name, std::string& into) {
+  return {name, [&into](const YamlNode& node, const Place& place) -> Status {
+            constexpr const char* kWanted =
+                "an IP address and a port, such as 127.0.0.1:9464 or [::1]:9464, or \"\" for none";
+            GRANARY_TRY(want_scalar(node, place, kWanted));
+            if (!node.text.empty() && !is_address(node.text)) {
+              return place.refuse(node, quote(node.text) + " is no address; give " + kWanted);
             }
             into = node.text;
             return ok();

@@ -37,6 +37,7 @@ Status read_list(const YamlNode& node, const Place& place, size_t most,
 // Fields of one type each. Bounds are inclusive.
 Field text_field(std::string_view name, std::string& into, size_t most_bytes);
 Field path_field(std::string_view name, std::string& into, bool may_be_empty = false);  // absolute
+Field address_field(std::string_view name, std::string& into);  // 192.0.2.1:9464, [2001:db8::1]:9464, or empty
 Field word_field(std::string_view name, std::string& into, std::vector<std::string_view> allowed);
 Field name_field(std::string_view name, std::string& into);  // [a-z0-9] and '-' inside, at most 40 bytes
 Field number_field(std::string_view name, uint32_t& into, uint32_t least, uint32_t most);

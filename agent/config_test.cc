@@ -32,6 +32,7 @@ TEST(ConfigTest, ReadsEveryKey) {
 run_dir: /run/g
 state_dir: /var/g
 socket: /run/g/api.sock
+metrics_address: "[::1]:9464"
 log_level: debug
 shutdown_grace: 2m
 pools:
@@ -54,6 +55,7 @@ guest: {kernel: /gk, initramfs: /gi, command_line: gc}
   EXPECT_EQ(config->run_dir, "/run/g");
   EXPECT_EQ(config->state_dir, "/var/g");
   EXPECT_EQ(config->socket_path(), "/run/g/api.sock");
+  EXPECT_EQ(config->metrics_address, "[::1]:9464");
   EXPECT_EQ(config->log_level, "debug");
   EXPECT_EQ(config->shutdown_grace, milliseconds(120'000));
   ASSERT_EQ(config->pools.size(), 2u);
@@ -146,6 +148,13 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"PathIsNothing", "run_dir:", "1:1", "run_dir: wrong type: nothing"},
         Refusal{"RunDirTooLong", "run_dir: /" + many(60, "x"), "1:1", "run_dir /x"},
         Refusal{"SocketTooLong", "socket: /" + many(120, "x"), "1:1", "at most 107 bytes"},
+        Refusal{"MetricsPortOnly", "metrics_address: 9464", "1:18",
+                "\"9464\" is no address; give an IP address and a port"},
+        Refusal{"MetricsHostName", "metrics_address: localhost:9464", "1:18", "is no address"},
+        Refusal{"MetricsPortTooBig", "metrics_address: 127.0.0.1:65536", "1:18", "is no address"},
+        Refusal{"MetricsTwo", "metrics_address: \"127.0.0.1:1,127.0.0.1:2\"", "1:18", "is no address"},
+        Refusal{"MetricsTls", "metrics_address: 127.0.0.1:9464s", "1:18", "is no address"},
+        Refusal{"MetricsBareIpv6", "metrics_address: \"::1:9464\"", "1:18", "is no address"},
         Refusal{"LogLevel", "log_level: loud", "1:12", "\"loud\" is unknown; give one of debug, info, warn, error"},
         Refusal{"DurationWithoutUnit", "shutdown_grace: 10", "1:17",
                 "wrong type: \"10\"; give a whole number with a unit, 0ms to 1h"},

@@ -1,7 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/convert.h"
 
+#include "agent/log_text.h"
+
 namespace granary::agent {
+namespace {
+
+int64_t unix_ns(pool::WallTime when) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(when.time_since_epoch()).count();
+}
+
+}  // namespace
 
 v1::Clone to_message(const pool::CloneInfo& info) {
   v1::Clone clone;
@@ -48,7 +57,7 @@ v1::PoolStatus to_message(const pool::PoolStatus& status) {
   out.set_vcpus(status.shape.vcpus);
   out.set_memory_bytes(status.shape.memory_bytes);
   out.set_template_key(status.template_key);
-  out.set_template_state(status.template_state);
+  out.set_template_state(ascii(status.template_state));
   out.set_target(status.target);
   out.set_warm(status.warm);
   out.set_restoring(status.restoring);
@@ -59,17 +68,33 @@ v1::PoolStatus to_message(const pool::PoolStatus& status) {
   out.set_failed(status.failed);
   out.set_reclaimed(status.reclaimed);
   out.set_leaks(status.leaks);
-  out.set_last_error(status.last_error);
+  out.set_last_error(ascii(status.last_error));
+  return out;
+}
+
+v1::FlightRecord to_message(const pool::FlightRecord& record) {
+  v1::FlightRecord out;
+  out.set_clone_id(record.clone_id);
+  out.set_pool(record.pool);
+  out.set_failure(ascii(one_line(record.failure)));
+  out.set_failed_in(record.failed_in);
+  out.set_dropped(record.dropped);
+  for (const pool::FlightStep& step : record.steps) {
+    v1::FlightStep* const message = out.add_steps();
+    message->set_unix_ns(unix_ns(step.when));
+    message->set_state(step.state);
+    message->set_detail(ascii(one_line(step.detail)));
+  }
   return out;
 }
 
 v1::Event to_message(const pool::Event& event) {
   v1::Event out;
-  out.set_unix_ns(std::chrono::duration_cast<std::chrono::nanoseconds>(event.when.time_since_epoch()).count());
+  out.set_unix_ns(unix_ns(event.when));
   out.set_kind(event.kind);
   out.set_pool(event.pool);
   out.set_clone_id(event.clone_id);
-  out.set_text(event.text);
+  out.set_text(ascii(event.text));
   return out;
 }
 

@@ -12,6 +12,8 @@
 #include <thread>
 
 #include "agent/api_server.h"
+#include "agent/log_text.h"
+#include "agent/metrics.h"
 #include "agent/pool_service.h"
 #include "agent/reconcile.h"
 #include "agent/sandbox_controller.h"
@@ -74,8 +76,8 @@ Host preflight(const std::string& kvm_path) {
   }
   host.runs_linux = kvm::can_run_linux(checks);
   host.extra_command_line = kvm::extra_command_line(checks);
-  spdlog::log(host.runs_linux ? spdlog::level::info : spdlog::level::err, "preflight: {}",
-              kvm::one_line_verdict(checks));
+  spdlog::log(host.runs_linux ? spdlog::level::info : spdlog::level::err, "preflight verdict=\"{}\"",
+              log_value(kvm::one_line_verdict(checks)));
   return host;
 }
 
@@ -113,7 +115,7 @@ std::string host_fingerprint(const std::string& kvm_path) {
     return kvm::to_text(GRANARY_TRY(kvm::read_host_fingerprint(device)));
   }();
   if (text) return *text;
-  spdlog::warn("no host fingerprint error=\"{}\"", text.error().message());
+  spdlog::warn("no host fingerprint error=\"{}\"", log_value(text.error().message()));
   return "";
 }
 
@@ -130,10 +132,10 @@ std::unique_ptr<Cgroups> open_cgroups() {
 
 void log_reconciled(const Reconciled& found, const Journal& journal) {
   if (journal.ignored_bytes() > 0) {
-    spdlog::error("the journal's end was damaged: {} bytes ignored; clones that it named there are ended",
+    spdlog::error("journal damaged at its end, clones that it named there are ended ignored_bytes={}",
                   journal.ignored_bytes());
   }
-  for (const std::string& leak : found.leaks) spdlog::error("reconcile: left behind {}", leak);
+  for (const std::string& leak : found.leaks) spdlog::error("reconcile failed left_behind=\"{}\"", log_value(leak));
   if (found.adopt.empty() && found.ended.empty() && found.orphans_ended + found.groups_removed == 0) return;
   spdlog::warn("reconciled adopted={} ended_meanwhile={} orphans_ended={} cgroups_removed={}", found.adopt.size(),
                found.ended.size(), found.orphans_ended, found.groups_removed);
@@ -153,6 +155,35 @@ void take_up(const Reconciled& found, PoolSet& pools, SandboxController& sandbox
     pools.remember_ended(clone.id, reason);
     sandboxes.on_clone_ended(clone.id, reason);
   }
+}
+
+pool::Measured measured_by(Metrics& metrics, const std::string& pool) {
+  metrics.add_pool(pool);
+  return [&metrics, pool](pool::Measure what, double value, const char* label) {
+    metrics.measured(pool, what, value, label);
+  };
+}
+
+MetricsSnapshot snapshot(const PoolSet& pools, const Journal& journal, const EventFeed& events) {
+  MetricsSnapshot now{.pools = {},
+                      .journal_records = journal.records(),
+                      .journal_bytes = journal.bytes(),
+                      .journal_compactions = journal.compactions(),
+                      .events_lost = events.lost()};
+  for (pool::PoolStatus& status : pools.status()) now.pools.push_back({.status = std::move(status), .memory = {}});
+  for (const auto& [name, memory] : pools.memory()) {
+    const auto pool = std::ranges::find(now.pools, name, [](const auto& entry) { return entry.status.name; });
+    if (pool != now.pools.end()) pool->memory = memory;
+  }
+  return now;
+}
+
+Result<std::unique_ptr<MetricsServer>> serve_metrics(const Config& config, const Metrics& metrics,
+                                                     std::function<MetricsSnapshot()> look) {
+  if (config.metrics_address.empty()) return std::unique_ptr<MetricsServer>();
+  auto server = MetricsServer::start(config.metrics_address, metrics, std::move(look));
+  if (server) spdlog::info("metrics address={} port={}", config.metrics_address, (*server)->port());
+  return server;
 }
 
 struct Ending {
@@ -201,6 +232,8 @@ Status serve(const DaemonOptions& options, const Host& host) {
   const Reconciled found = GRANARY_TRY(reconcile(*journal, spawner->client(), groups.get()));
   log_reconciled(found, *journal);
   EventFeed events;
+  FlightLog flights;
+  Metrics metrics(GRANARY_VERSION);
   {
     const std::unique_ptr<PoolSet> pools =
         GRANARY_TRY(PoolSet::start(config, {.spawner = spawner->client(),
@@ -209,6 +242,8 @@ Status serve(const DaemonOptions& options, const Host& host) {
                                             .groups = groups.get(),
                                             .journal = *journal,
                                             .events = events,
+                                            .flights = flights,
+                                            .measure = [&](const auto& pool) { return measured_by(metrics, pool); },
                                             .run_dir = config.run_dir}));
     PoolService service(*pools, events);
     SandboxController sandboxes(sandbox_backend(*pools, config));
@@ -216,8 +251,13 @@ Status serve(const DaemonOptions& options, const Host& host) {
       sandboxes.on_clone_ended(clone_id, reason);
     });
     take_up(found, *pools, sandboxes);
-    spawner->keep([&pools] { pools->spawner_replaced(); });
+    spawner->keep([&] {
+      metrics.spawner_replaced();
+      pools->spawner_replaced();
+    });
     const AtEnd stop_keeping{[&] { spawner->stop_keeping(); }};
+    const std::unique_ptr<MetricsServer> metrics_server =
+        GRANARY_TRY(serve_metrics(config, metrics, [&] { return snapshot(*pools, *journal, events); }));
     const std::unique_ptr<ApiServer> server =
         GRANARY_TRY(ApiServer::start(config.socket_path(), {&service, &sandboxes}));
     spdlog::info("ready version={} socket={} pools={}", GRANARY_VERSION, config.socket_path(), config.pools.size());
@@ -225,9 +265,9 @@ Status serve(const DaemonOptions& options, const Host& host) {
   }
   const size_t left = journal->clones().size();
   if (left == 0) {
-    spdlog::info("every clone is reclaimed");
+    spdlog::info("ended, every clone is reclaimed");
   } else {
-    spdlog::info("clones with an explicit lease run on count={}", left);
+    spdlog::info("ended, clones with an explicit lease run on count={}", left);
   }
   return ok();
 }
@@ -239,13 +279,13 @@ int run_daemon(const DaemonOptions& options) {
   ::signal(SIGPIPE, SIG_IGN);
   const auto lock = lock_state_directory(options.config.state_dir);
   if (!lock) {
-    spdlog::error("{}", lock.error().message());
+    spdlog::error("start failed error=\"{}\"", log_value(lock.error().message()));
     return lock.error().is(Errc::kAlreadyRunning) ? kExitRunning : kExitFailed;
   }
   const Host host = preflight(options.kvm_path);
   if (!host.runs_linux && !options.skip_preflight) return kExitHost;
   const Status served = serve(options, host);
-  if (!served) spdlog::error("{}", served.error().message());
+  if (!served) spdlog::error("ends error=\"{}\"", log_value(served.error().message()));
   return served ? kExitOk : kExitFailed;
 }
 

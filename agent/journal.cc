@@ -244,6 +244,11 @@ uint64_t Journal::records() const {
   return records_;
 }
 
+uint64_t Journal::bytes() const {
+  const std::lock_guard lock(mutex_);
+  return bytes_;
+}
+
 uint64_t Journal::compactions() const {
   const std::lock_guard lock(mutex_);
   return compactions_;

@@ -59,7 +59,8 @@ class Journal {
   [[nodiscard]] Result<Clones> read_back() const;
   // Of the replay at open(): bytes that could not be used, 0 when all was well.
   [[nodiscard]] size_t ignored_bytes() const { return ignored_bytes_; }
-  [[nodiscard]] uint64_t records() const;
+  [[nodiscard]] uint64_t records() const;  // in the file
+  [[nodiscard]] uint64_t bytes() const;    // of the file
   [[nodiscard]] uint64_t compactions() const;
 
  private:

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include "agent/convert.h"
+#include "agent/log_text.h"
 #include "grpc-api/status.h"
 #include "vmpool/pool/guest_client.h"
 
@@ -38,7 +39,7 @@ int64_t unix_seconds() {
 
 // Errors are logged where they are handled: here they become the caller's.
 grpc::Status answer(const char* call, const Error& error) {
-  spdlog::warn("request failed call={} error=\"{}\"", call, error.message());
+  spdlog::warn("request failed call={} error=\"{}\"", call, log_value(error.message()));
   return api::to_grpc(error);
 }
 
@@ -127,6 +128,13 @@ grpc::Status PoolService::Console(grpc::ServerContext*, const v1::ConsoleRequest
   auto text = pools_.console(request->clone_id());
   if (!text) return answer("Console", text.error());
   response->set_data(*std::move(text));
+  return grpc::Status::OK;
+}
+
+grpc::Status PoolService::Flight(grpc::ServerContext*, const v1::FlightRequest* request, v1::FlightResponse* response) {
+  const auto records = pools_.flights(request->clone_id());
+  if (!records) return answer("Flight", records.error());
+  for (const pool::FlightRecord& record : *records) *response->add_records() = to_message(record);
   return grpc::Status::OK;
 }
 

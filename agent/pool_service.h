@@ -41,6 +41,8 @@ class PoolService final
                                              const v1::WatchRequest* request) override;
   grpc::Status Console(grpc::ServerContext* context, const v1::ConsoleRequest* request,
                        v1::ConsoleResponse* response) override;
+  grpc::Status Flight(grpc::ServerContext* context, const v1::FlightRequest* request,
+                      v1::FlightResponse* response) override;
   grpc::Status Audit(grpc::ServerContext* context, const v1::AuditRequest* request,
                      v1::AuditResponse* response) override;
   grpc::Status ListTemplates(grpc::ServerContext* context, const v1::ListTemplatesRequest* request,

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "agent/log_text.h"
 #include "vmpool/base/fault.h"
 
 namespace granary::agent {
@@ -39,16 +40,9 @@ bool is_template_key(const std::string& key) {
   return key.size() == 64 && key.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
 
-// Event texts may quote a guest.
-std::string one_line(std::string text) {
-  std::ranges::replace_if(
-      text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
-  return text;
-}
-
 // Of records that only spare the next agent work: what they tell it would find out by looking.
 void log_if_failed(const Status& written) {
-  if (!written) spdlog::error("{}", written.error().message());
+  if (!written) spdlog::error("journal write failed error=\"{}\"", log_value(written.error().message()));
 }
 
 int64_t unix_ns() {
@@ -59,7 +53,7 @@ int64_t unix_ns() {
 void log_event(const pool::Event& event) {
   const bool bad = event.kind.ends_with("-failed");
   spdlog::log(bad ? spdlog::level::warn : spdlog::level::info, "{} pool={} clone={} text=\"{}\"", event.kind,
-              event.pool, event.clone_id.empty() ? "-" : event.clone_id, one_line(event.text));
+              event.pool, event.clone_id.empty() ? "-" : event.clone_id, log_value(event.text));
 }
 
 }  // namespace
@@ -102,6 +96,16 @@ pool::CloneJournal PoolSet::journal(const std::string& pool) const {
           .gone = [journal](const std::string& id) { log_if_failed(journal->gone(id)); }};
 }
 
+pool::PoolObserver PoolSet::observer(const std::string& pool) const {
+  FlightLog* const flights = &resources_.flights;
+  return {.measured = resources_.measure(pool),
+          .clone_failed =
+              [flights](const pool::FlightRecord& record) {
+                flights->add(record);
+                spdlog::warn("flight record {}", to_log_line(record));
+              }};
+}
+
 Status PoolSet::adopt(const JournalClone& clone) {
   Lease lease = *clone.lease;
   const bool configured = std::ranges::any_of(pools_, [&](const auto& pool) { return pool.first == lease.pool; });
@@ -127,7 +131,8 @@ Status PoolSet::add(const pool::PoolSettings& settings) {
                                 .on_event = [events](const pool::Event& event) {
                                   log_event(event);
                                   events->publish(event);
-                                }};
+                                },
+                                .observer = observer(settings.name)};
   std::unique_ptr<pool::Pool> pool = GRANARY_TRY(pool::Pool::start(settings, std::move(resources)));
   pool->on_clone_ended([this, name = settings.name](const std::string& clone_id, EndState state,
                                                     const std::string& reason) {
@@ -237,7 +242,8 @@ void PoolSet::reclaim_posted(const std::stop_token& stop) {
     const auto pool = find(job.pool);
     const auto released = pool ? (*pool)->release(job.clone_id) : Result<bool>(false);
     if (!released)
-      spdlog::error("reclaim failed pool={} clone={} error=\"{}\"", job.pool, job.clone_id, released.error().message());
+      spdlog::error("reclaim failed pool={} clone={} error=\"{}\"", job.pool, job.clone_id,
+                    log_value(released.error().message()));
     lock.lock();
   }
 }
@@ -262,6 +268,24 @@ Result<std::vector<pool::CloneStatus>> PoolSet::clones(const std::string& name) 
     for (pool::CloneStatus& clone : pool->clones()) all.push_back(std::move(clone));
   }
   return all;
+}
+
+std::vector<std::pair<std::string, pool::PoolMemory>> PoolSet::memory() const {
+  std::vector<std::pair<std::string, pool::PoolMemory>> all;
+  for (const auto& [name, pool] : pools_) all.emplace_back(name, pool->memory());
+  return all;
+}
+
+Result<std::vector<pool::FlightRecord>> PoolSet::flights(const std::string& clone_id) const {
+  std::vector<pool::FlightRecord> found = resources_.flights.failures();
+  if (clone_id.empty()) return found;
+  for (const auto& [name, pool] : pools_) {
+    for (pool::FlightRecord& record : pool->flights()) found.push_back(std::move(record));
+  }
+  std::erase_if(found, [&](const pool::FlightRecord& record) { return !record.clone_id.starts_with(clone_id); });
+  if (!found.empty()) return found;
+  return Error(Errc::kCloneUnknown,
+               "clone " + one_line(clone_id.substr(0, 80)) + ": neither there nor among the newest failures");
 }
 
 Result<std::string> PoolSet::console(const std::string& clone_id) const {

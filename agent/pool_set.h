@@ -13,6 +13,7 @@
 #include "agent/cgroup.h"
 #include "agent/config.h"
 #include "agent/event_feed.h"
+#include "agent/flight_log.h"
 #include "agent/journal.h"
 #include "agent/leases.h"
 #include "vmpool/pool/pool.h"
@@ -32,6 +33,8 @@ class PoolSet {
     Cgroups* groups;  // nullptr: VMMs stay in the spawner's cgroup
     Journal& journal;
     EventFeed& events;
+    FlightLog& flights;
+    std::function<pool::Measured(const std::string& pool)> measure;  // called for each pool before it starts
     std::string run_dir;  // holds the per-clone sockets
   };
   struct Wish {
@@ -74,6 +77,9 @@ class PoolSet {
   // Of one pool, or of all for an empty name; kPoolUnknown.
   [[nodiscard]] Result<std::vector<pool::CloneStatus>> clones(const std::string& pool) const;
   [[nodiscard]] std::optional<Lease> lease_of(const std::string& clone_id) const { return leases_.of_clone(clone_id); }
+  [[nodiscard]] std::vector<std::pair<std::string, pool::PoolMemory>> memory() const;
+  // Of the clones, those that failed included, whose id starts so; the newest failures for an empty one. kCloneUnknown.
+  [[nodiscard]] Result<std::vector<pool::FlightRecord>> flights(const std::string& clone_id) const;
   [[nodiscard]] Result<std::string> console(const std::string& clone_id) const;
 
   [[nodiscard]] Result<std::vector<TemplateUse>> templates() const;
@@ -110,6 +116,7 @@ class PoolSet {
   Status add(const pool::PoolSettings& settings);
   [[nodiscard]] pool::CloneGroups groups() const;
   [[nodiscard]] pool::CloneJournal journal(const std::string& pool) const;
+  [[nodiscard]] pool::PoolObserver observer(const std::string& pool) const;
   [[nodiscard]] Result<pool::Pool*> find(const std::string& name) const;
   Result<Lease> take(LeaseTable::Claim claim, pool::Pool& pool, Lease lease, const Wish& wish);
   [[nodiscard]] Result<AuditSample> sample() const;

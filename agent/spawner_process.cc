@@ -13,6 +13,8 @@
 #include <csignal>
 #include <thread>
 
+#include "agent/log_text.h"
+
 namespace granary::agent {
 namespace {
 
@@ -109,7 +111,7 @@ void SpawnerProcess::keep(std::function<void()> replaced) {
       // An attempt that failed at its greeting tells of a lost connection too, and may have been made good since.
       if (client_->connected()) continue;
       lock.unlock();
-      spdlog::error("granary-spawn has gone pid={}; running clones live on without it", client_->hello().pid);
+      spdlog::error("spawner gone, running clones live on without it pid={}", client_->hello().pid);
       if (replace(stop)) replaced();
       lock.lock();
     }
@@ -125,7 +127,7 @@ bool SpawnerProcess::replace(const std::stop_token& stop) {
       return true;
     }
     if (steady_clock::now() >= start_at) {
-      if (const Status started = start(config_, files_); !started) spdlog::error("{}", started.error().message());
+      if (const Status started = start(config_, files_); !started) spdlog::error("spawner start failed error=\"{}\"", log_value(started.error().message()));
       start_at = steady_clock::now() + kStartLimit;
     }
     std::this_thread::sleep_for(kRetry);

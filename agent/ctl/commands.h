@@ -20,6 +20,7 @@ void define_run(CLI::App& app, const Globals& globals, Action& action);       //
 void define_clones(CLI::App& app, const Globals& globals, Action& action);    // acquire, exec, console, release, ls
 void define_status(CLI::App& app, const Globals& globals, Action& action);    // status, events
 void define_template(CLI::App& app, const Globals& globals, Action& action);  // template ls, build, rm, inspect
+void define_flight(CLI::App& app, const Globals& globals, Action& action);    // flight
 void define_audit(CLI::App& app, const Globals& globals, Action& action);     // audit
 void define_doctor(CLI::App& app, const Globals& globals, Action& action);    // doctor, version
 

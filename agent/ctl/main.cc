@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
   define_clones(app, globals, action);
   define_status(app, globals, action);
   define_template(app, globals, action);
+  define_flight(app, globals, action);
   define_audit(app, globals, action);
   define_doctor(app, globals, action);
   try {

@@ -40,7 +40,7 @@ class FirstPod : public ::testing::Test {
                                           << "    template:\n      kernel: " << setting("GRANARY_TINY_GUEST")
                                           << "\n      initramfs: \"\"\n      command_line: \"\"\n";
     agent_ = std::make_unique<Process>(
-        std::vector<std::string>{bin_ + "/granaryd", "--config", dir_ + "/granary.yaml"}, dir_ + "/granaryd.log");
+        std::vector<std::string>{bin_ + "/granaryd", "--config", dir_ + "/granary.yaml", "--skip-preflight"}, dir_ + "/granaryd.log");
     socket_ = dir_ + "/run/granaryd.sock";
     ASSERT_TRUE(wait_until([] { return pool_status().warm() >= 1; }, std::chrono::seconds(120))) << agent_->log();
     containerd_ = Containerd::start({.unpacked = setting("GRANARY_CONTAINERD"),

@@ -346,7 +346,7 @@ TEST_F(AgentTest, ADamagedJournalCostsItsClonesAndNothingElse) {
   agent->wait();
   std::ofstream(bench_.path("run/journal"), std::ios::trunc) << "noise";
   agent = bench_.start_agent();
-  EXPECT_THAT(agent->errors(), testing::AllOf(HasSubstr("5 bytes ignored"), HasSubstr("adopted=0")));
+  EXPECT_THAT(agent->errors(), testing::AllOf(HasSubstr("ignored_bytes=5"), HasSubstr("adopted=0")));
   EXPECT_THAT(bench_.ctl({"exec", id, "--", "echo"}).errors, HasSubstr("unknown clone"));
   EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
 }

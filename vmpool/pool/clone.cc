@@ -43,6 +43,7 @@ Result<std::shared_ptr<Clone>> Clone::adopt(CloneTools tools, const std::string&
   clone->is_journalled_ = true;
   clone->has_group_ = true;
   clone->has_vm_ = true;
+  clone->flight_.note("adopted", "pid " + std::to_string(clone->pid()));
   return clone;
 }
 
@@ -59,11 +60,14 @@ Status Clone::make_shell(const Shape& shape) {
   vm_ = GRANARY_TRY(tools_.spawner.spawn(group.get()));
   has_vm_ = true;
   fault_point("clone.spawned");
+  flight_.note("spawned", "pid " + std::to_string(vm_.pid));
   GRANARY_TRY(tools_.journal.spawned(id_, vm_.vm, vm_.pid, vm_.socket_path));
   vmm_.emplace(std::move(vm_.control), VmmClient::Peer::kNew);
   status_ = GRANARY_TRY(StatusFile::map(vm_.status.get(), false));
   if (!group.valid()) GRANARY_TRY(tools_.groups.add(group_, vm_.pid));
-  return vmm_->create_shell(shape);
+  GRANARY_TRY(vmm_->create_shell(shape));
+  flight_.note("shell");
+  return ok();
 }
 
 Status Clone::restore(const Template& content) {
@@ -88,6 +92,10 @@ Status Clone::attach(const Attachments& attachments) {
   for (uint32_t slot = 0; slot < attachments.taps.size(); ++slot) {
     GRANARY_TRY(vmm_->attach_net(slot, attachments.taps[slot].get()));
   }
+  if (!attachments.disks.empty() || !attachments.taps.empty()) {
+    flight_.note("attached", std::to_string(attachments.disks.size()) + " disks, " +
+                                 std::to_string(attachments.taps.size()) + " taps");
+  }
   return ok();
 }
 
@@ -97,6 +105,7 @@ Result<AppliedIdentity> Clone::hand_over(const std::string& hostname, std::chron
   // Before the guest runs: it finds the request when it wakes up, and nobody waits for one after the other.
   GRANARY_TRY(guest_->send_identity(uuid_, hostname, deadline));
   GRANARY_TRY(vmm_->unpark());
+  flight_.note("unparked");
   const AppliedIdentity applied = GRANARY_TRY(guest_->identity_applied(uuid_, deadline));
   guest_.reset();
   return applied;
@@ -127,6 +136,8 @@ std::vector<std::string> Clone::destroy() {
     tools_.journal.gone(id_);
     is_journalled_ = false;
   }
+  if (leaks.empty()) flight_.note("gone");
+  for (const std::string& leak : leaks) flight_.fail("leaked: " + leak);
   return leaks;
 }
 
@@ -188,6 +199,15 @@ uint64_t Clone::memory_bytes() const {
   uint64_t kib = 0;
   if (digits != std::string::npos) std::from_chars(rollup->data() + digits, rollup->data() + rollup->size(), kib);
   return kib * kKiB;
+}
+
+// smaps_rollup would cost milliseconds of a large clone; statm is counters.
+uint64_t Clone::own_memory_bytes() const {
+  const Result<std::string> statm = read_file("/proc/" + std::to_string(vm_.pid) + "/statm");
+  unsigned long long resident = 0;
+  unsigned long long shared = 0;
+  if (!statm || std::sscanf(statm->c_str(), "%*u %llu %llu", &resident, &shared) != 2 || resident < shared) return 0;
+  return (resident - shared) * kPageSize;
 }
 
 }  // namespace granary::pool

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "vmpool/base/status_page.h"
+#include "vmpool/pool/flight_record.h"
 #include "vmpool/pool/guest_client.h"
 #include "vmpool/pool/pool.h"
 #include "vmpool/pool/spawner_client.h"
@@ -53,6 +54,7 @@ class Clone {
   std::vector<std::string> destroy();
 
   [[nodiscard]] VmmClient& vmm() { return *vmm_; }
+  [[nodiscard]] FlightRecorder& flight() { return flight_; }
   [[nodiscard]] bool ended() const;
   // The VMM's own word on how it ended, for people; the wait status is the spawner's to tell.
   [[nodiscard]] std::string end_reason() const;
@@ -60,6 +62,8 @@ class Clone {
   [[nodiscard]] std::string console(size_t limit_bytes = StatusPage::kConsoleBytes) const;
   // Memory of the VMM process with its share of what others map too (Pss); 0 when it cannot be read.
   [[nodiscard]] uint64_t memory_bytes() const;
+  // What it has for itself: what it wrote of the template's memory, and all else that no other process maps.
+  [[nodiscard]] uint64_t own_memory_bytes() const;
 
   [[nodiscard]] const std::string& id() const { return id_; }
   [[nodiscard]] const Uuid& uuid() const { return uuid_; }
@@ -84,6 +88,7 @@ class Clone {
   std::optional<StatusFile> status_;
   std::optional<VmmClient> vmm_;
   std::optional<GuestClient> guest_;
+  FlightRecorder flight_;
 };
 
 }  // namespace granary::pool

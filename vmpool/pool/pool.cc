@@ -21,6 +21,8 @@ Result<CloneInfo> Pool::acquire(const IdentityRequest& identity, SteadyTime dead
 Result<bool> Pool::release(const std::string& clone_id) { return impl_->release(clone_id); }
 PoolStatus Pool::status() const { return impl_->status(); }
 std::vector<CloneStatus> Pool::clones() const { return impl_->clones(); }
+PoolMemory Pool::memory() const { return impl_->memory(); }
+std::vector<FlightRecord> Pool::flights() const { return impl_->flights(); }
 Result<std::string> Pool::console(const std::string& clone_id) const { return impl_->console(clone_id); }
 void Pool::on_clone_ended(std::function<void(const std::string&, EndState, const std::string&)> callback) {
   impl_->on_clone_ended(std::move(callback));

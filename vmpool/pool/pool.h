@@ -11,6 +11,7 @@
 #include "vmpool/base/control_protocol.h"
 #include "vmpool/base/result.h"
 #include "vmpool/base/units.h"
+#include "vmpool/pool/observer.h"
 
 namespace granary::pool {
 
@@ -104,10 +105,17 @@ struct PoolStatus {
   std::string last_error;
 };
 
+// Memory of the host that a pool takes, by what it is taken for.
+struct PoolMemory {
+  uint64_t template_bytes = 0;  // shared by its clones
+  uint64_t idle_bytes = 0;      // of VMMs that nobody holds, the template aside
+  uint64_t running_bytes = 0;   // of held clones, the template aside
+};
+
 // Something worth telling: template built, clone ready, handed over, reclaimed, pool empty, failure.
 struct Event {
   std::chrono::system_clock::time_point when;
-  std::string kind;  // "template-building", "template-ready", "template-failed", "clone-ready", "handed-over", "reclaimed", "pool-empty", "clone-failed"
+  std::string kind;  // "template-building", "template-ready", "template-failed", "clone-ready", "handed-over", "reclaimed", "reclaim-failed", "pool-empty", "clone-failed", "adopted"
   std::string pool;
   std::string clone_id;
   std::string text;
@@ -140,6 +148,7 @@ struct PoolResources {
   CloneGroups groups;
   CloneJournal journal = {};
   std::function<void(const Event&)> on_event;  // any thread; must not call back into the pool
+  PoolObserver observer = {};
 };
 
 // Keeps `size` warm clones of one template. Threads: public methods from any thread; own refill and reclaim threads.
@@ -172,6 +181,10 @@ class Pool {
 
   [[nodiscard]] PoolStatus status() const;
   [[nodiscard]] std::vector<CloneStatus> clones() const;
+  // Takes some µs per clone.
+  [[nodiscard]] PoolMemory memory() const;
+  // What the clones that exist now have come through.
+  [[nodiscard]] std::vector<FlightRecord> flights() const;
   // The console's newest bytes; kCloneUnknown.
   [[nodiscard]] Result<std::string> console(const std::string& clone_id) const;
   // How a running clone ended, as soon as it did (guest panic, VMM killed …): called from the pool's thread once.

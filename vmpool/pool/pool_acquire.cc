@@ -48,6 +48,13 @@ Result<CloneInfo> Pool::Impl::acquire(const IdentityRequest& identity, SteadyTim
   const SteadyTime begin = SteadyClock::now();
   GRANARY_TRY(check_hostname(identity.hostname));
   GRANARY_TRY(check_slots(attachments));
+  Result<CloneInfo> info = acquire_one(identity, deadline, attachments, begin);
+  if (!info) measure(Measure::kAcquires, 1, "failed");
+  return info;
+}
+
+Result<CloneInfo> Pool::Impl::acquire_one(const IdentityRequest& identity, SteadyTime deadline,
+                                          const Attachments& attachments, SteadyTime begin) {
   bool waited = false;
   std::unique_lock lock(mutex_);
   for (;;) {
@@ -84,9 +91,10 @@ std::optional<std::string> Pool::Impl::take_warm() {
     warm_.pop_front();
     Entry& entry = entries_.at(id);
     if (!entry.clone->ended()) {
-      entry.state = State::kAcquiring;
+      enter(entry, State::kAcquiring);
       return id;
     }
+    entry.clone->flight().fail("ended while warm");
     give_up(id);
   }
   return std::nullopt;
@@ -108,8 +116,10 @@ Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityReq
     return attached.error();
   }
   const std::string hostname = identity.hostname.empty() ? "granary-" + id.substr(0, 8) : identity.hostname;
+  const SteadyTime unparked = SteadyClock::now();
   const Result<AppliedIdentity> applied = clone->hand_over(hostname, settings_.identity_timeout);
   if (!applied) return abandon(id, applied.error(), attaches);
+  measure_since(unparked, Measure::kIdentitySeconds);
   std::unique_lock lock(mutex_);
   // Under the lock: from here on on_exited() sees to it.
   if (clone->ended() || entries_.at(id).lost) {
@@ -117,7 +127,7 @@ Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityReq
     return abandon(id, {Errc::kVmmFailed, "during the hand-over"}, attaches);
   }
   Entry& entry = entries_.at(id);
-  entry.state = State::kRunning;
+  enter(entry, State::kRunning);
   entry.info.boot_id = applied->boot_id;
   entry.info.hostname = hostname;
   entry.info.warm = !waited;
@@ -125,9 +135,11 @@ Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityReq
   entry.info.handover = handed_over_ - begin;
   ++(waited ? waited_ : hits_);
   const CloneInfo info = entry.info;
+  const char* const outcome = !waited ? "hit" : entry.begun >= begin ? "cold" : "waited";
   lock.unlock();
-  emit("handed-over", id,
-       std::to_string(std::chrono::duration_cast<std::chrono::microseconds>(info.handover).count()) + " us");
+  measure(Measure::kAcquires, 1, outcome);
+  measure(Measure::kAcquireSeconds, std::chrono::duration<double>(info.handover).count());
+  emit("handed-over", id, "in " + in_ms(info.handover) + ", " + outcome);
   return info;
 }
 
@@ -135,6 +147,7 @@ Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityReq
 Error Pool::Impl::abandon(const std::string& id, const Error& why, bool at_once) {
   emit("clone-failed", id, "hand-over: " + why.message());
   std::unique_lock lock(mutex_);
+  entries_.at(id).clone->flight().fail("hand-over: " + why.message());
   note_failure("hand-over: " + why.message());
   if (at_once) {
     discard(lock, id);
@@ -145,7 +158,7 @@ Error Pool::Impl::abandon(const std::string& id, const Error& why, bool at_once)
 }
 
 void Pool::Impl::discard(std::unique_lock<std::mutex>& lock, const std::string& id) {
-  entries_.at(id).state = State::kReclaiming;
+  enter(entries_.at(id), State::kReclaiming);
   destroy_entry(lock, id);
 }
 

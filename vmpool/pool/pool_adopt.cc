@@ -12,11 +12,12 @@ Status Pool::Impl::adopt(CloneInfo info, const std::string& group) {
     const std::lock_guard lock(mutex_);
     Entry& entry = entries_[id];
     entry.clone = clone;
-    entry.state = State::kRunning;
+    enter(entry, State::kRunning);
     entry.info = std::move(info);
     // The news of an end that came before this entry reached nobody.
     if (clone->ended()) {
       entry.ended_by_itself = true;
+      clone->flight().fail("ended before it was adopted");
       give_up(id);
     }
   }
@@ -29,7 +30,7 @@ void Pool::Impl::spawner_replaced() {
   std::shared_ptr<const Template> content;
   {
     const std::lock_guard lock(mutex_);
-    give_up_idle(/*and_running=*/false, std::nullopt);
+    give_up_idle(/*and_running=*/false, std::nullopt, "spawner");
     std::move(shells_.begin(), shells_.end(), std::back_inserter(doomed_));
     shells_.clear();
     for (const auto& [id, entry] : entries_) {
@@ -42,6 +43,7 @@ void Pool::Impl::spawner_replaced() {
   if (content) (void)resources_.spawner.put_template(*content);
   for (const std::shared_ptr<Clone>& clone : running) {
     const Status given = clone->entrust();
+    if (!given) clone->flight().fail("not taken by the new spawner: " + given.error().message());
     if (!given) emit("clone-failed", clone->id(), "not taken by the new spawner: " + given.error().message());
     // Nobody tells of an end that came before the new spawner watched, nor of one that it does not watch.
     if (!given || clone->ended()) lose(*clone);
@@ -56,6 +58,7 @@ void Pool::Impl::lose(const Clone& clone) {
   if (at->second.state != State::kRunning) return;
   at->second.ended_by_itself = true;
   at->second.end_note = "its spawner has gone";
+  at->second.clone->flight().fail("ended while running: its spawner has gone");
   give_up(clone.id());
 }
 

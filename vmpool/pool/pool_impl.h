@@ -22,6 +22,9 @@ namespace granary::pool {
 // kInvalidArgument, kMemoryOutOfRange, kVcpusOutOfRange, kCommandLineTooLong, kKernelMissing, kInitramfsMissing.
 Status check_settings(const PoolSettings& settings);
 
+// "3.10 ms"
+std::string in_ms(std::chrono::nanoseconds time);
+
 // Delays after repeated failures: doubling from 50 ms up to 10 s; a success starts over.
 class Backoff {
  public:
@@ -40,8 +43,8 @@ class Backoff {
 //   reclaim    destroys what was given up and tells about running clones that ended
 //   callers    acquire, release, status …
 //   spawner's  reader: on_exited(), brief
-// `mutex_` guards every member below it and is never held across a message, a callback or anything that waits. A clone
-// belongs to the thread that moved it into a state of transition (restoring, acquiring, reclaiming).
+// `mutex_` guards every member below it and is never held across a message, a callback (but measure()) or anything that
+// waits. A clone belongs to the thread that moved it into a state of transition (restoring, acquiring, reclaiming).
 class Pool::Impl {
  public:
   Impl(PoolSettings settings, PoolResources resources);
@@ -52,6 +55,8 @@ class Pool::Impl {
   Result<bool> release(const std::string& clone_id);
   [[nodiscard]] PoolStatus status() const;
   [[nodiscard]] std::vector<CloneStatus> clones() const;
+  [[nodiscard]] PoolMemory memory() const;
+  [[nodiscard]] std::vector<FlightRecord> flights() const;
   [[nodiscard]] Result<std::string> console(const std::string& clone_id) const;
   void on_clone_ended(std::function<void(const std::string&, EndState, const std::string&)> callback);
   Status rebuild_template(const std::function<void(const std::string&)>& progress);
@@ -67,6 +72,7 @@ class Pool::Impl {
   struct Entry {
     std::shared_ptr<Clone> clone;
     State state = State::kRestoring;
+    SteadyTime begun{};
     uint64_t generation = 0;
     bool lost = false;             // no spawner watches it
     bool ended_by_itself = false;  // a running clone whose end is to be told
@@ -97,6 +103,7 @@ class Pool::Impl {
   std::shared_ptr<Clone> take_shell();
   Status prepare(Clone& clone, bool is_shell, const Template& content);
   void set_state(const std::string& id, State state);
+  void enter(Entry& entry, State state);
   void note_failure(const std::string& what);
 
   // pool_adopt.cc
@@ -107,6 +114,8 @@ class Pool::Impl {
   [[nodiscard]] Status check_slots(const Attachments& attachments) const;
   Result<CloneInfo> hand_over(const std::string& id, const IdentityRequest& identity, const Attachments& attachments,
                               SteadyTime begin, bool waited);
+  Result<CloneInfo> acquire_one(const IdentityRequest& identity, SteadyTime deadline, const Attachments& attachments,
+                                SteadyTime begin);
   Error abandon(const std::string& id, const Error& why, bool at_once);
   void discard(std::unique_lock<std::mutex>& lock, const std::string& id);
   [[nodiscard]] Error empty_error() const;
@@ -120,11 +129,19 @@ class Pool::Impl {
   [[nodiscard]] size_t leaking_count() const;
   void destroy_doomed(std::unique_lock<std::mutex>& lock);
   void give_up(const std::string& id);
-  void give_up_idle(bool and_running, std::optional<uint64_t> but_generation);
+  // `why`: the label of Measure::kEvictions; nullptr: it is the end, not an eviction.
+  void give_up_idle(bool and_running, std::optional<uint64_t> but_generation, const char* why);
+  // Ends a clone and tells what there is to tell of it, unless this was tried before. The names of what is left.
+  std::vector<std::string> destroy(Clone& clone, bool again);
   void on_exited(const control::VmRecord& record);
   void tell_ended(const std::shared_ptr<Clone>& clone, const std::string& note);
   void count_leaks(const std::vector<std::string>& leaks);
 
+  void measure(Measure what, double value = 1, const char* label = "") const {
+    resources_.observer.measured(what, value, label);
+  }
+  void measure_since(SteadyTime begin, Measure what) const;
+  [[nodiscard]] FlightRecord flight_of(Clone& clone) const;
   void emit(const char* kind, const std::string& clone_id, const std::string& text) const;
   [[nodiscard]] uint32_t count(State state) const;
   [[nodiscard]] CloneTools tools() { return {resources_.spawner, resources_.groups, resources_.journal}; }

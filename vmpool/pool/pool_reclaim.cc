@@ -80,12 +80,12 @@ void Pool::Impl::tell_ended(const std::shared_ptr<Clone>& clone, const std::stri
 // The entry is in state kReclaiming, so it belongs to this thread until it is erased.
 void Pool::Impl::destroy_entry(std::unique_lock<std::mutex>& lock, const std::string& id) {
   const std::shared_ptr<Clone> clone = entries_.at(id).clone;
+  const bool again = entries_.at(id).leaking;
   lock.unlock();
   const SteadyTime begin = SteadyClock::now();
-  const std::vector<std::string> leaks = clone->destroy();
-  const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begin);
-  emit("reclaimed", id,
-       "in " + std::to_string(took.count()) + " us, " + std::to_string(leaks.size()) + " leaks" +
+  const std::vector<std::string> leaks = destroy(*clone, again);
+  emit(leaks.empty() ? "reclaimed" : "reclaim-failed", id,
+       "in " + in_ms(SteadyClock::now() - begin) + ", " + std::to_string(leaks.size()) + " leaks" +
            (leaks.empty() ? "" : ": " + joined(leaks)));
   lock.lock();
   Entry& entry = entries_.at(id);
@@ -101,6 +101,21 @@ void Pool::Impl::destroy_entry(std::unique_lock<std::mutex>& lock, const std::st
   }
   work_cv_.notify_all();
   done_cv_.notify_all();
+}
+
+std::vector<std::string> Pool::Impl::destroy(Clone& clone, bool again) {
+  const char* const exit = clone.ended() ? granary::to_string(clone.end_state()) : "reclaimed";
+  const SteadyTime begin = SteadyClock::now();
+  const std::vector<std::string> leaks = clone.destroy();
+  if (leaks.empty()) measure_since(begin, Measure::kReclaimSeconds);
+  if (again) return leaks;
+  if (clone.vm().value != 0) measure(Measure::kVmmExits, 1, exit);
+  if (clone.flight().failed()) {
+    const FlightRecord record = flight_of(clone);
+    measure(Measure::kCloneFailures, 1, record.failed_in);
+    resources_.observer.clone_failed(record);
+  }
+  return leaks;
 }
 
 std::optional<std::string> Pool::Impl::next_leaking() const {
@@ -123,7 +138,7 @@ void Pool::Impl::destroy_doomed(std::unique_lock<std::mutex>& lock) {
   doomed_.pop_front();
   destroying_doomed_ = true;
   lock.unlock();
-  const std::vector<std::string> leaks = shell->destroy();
+  const std::vector<std::string> leaks = destroy(*shell, false);
   lock.lock();
   destroying_doomed_ = false;
   count_leaks(leaks);
@@ -132,20 +147,22 @@ void Pool::Impl::destroy_doomed(std::unique_lock<std::mutex>& lock) {
 
 void Pool::Impl::count_leaks(const std::vector<std::string>& leaks) {
   leaks_ += leaks.size();
+  measure(Measure::kLeaks, static_cast<double>(leaks.size()));
   if (!leaks.empty()) last_error_ = "leaked: " + joined(leaks);
 }
 
 void Pool::Impl::give_up(const std::string& id) {
-  entries_.at(id).state = State::kReclaiming;
+  enter(entries_.at(id), State::kReclaiming);
   to_reclaim_.push_back(id);
   reclaim_cv_.notify_one();
 }
 
 // Clones that nobody owns; those of `but_generation` stay. Ones in transition are given up by their own thread.
-void Pool::Impl::give_up_idle(bool and_running, std::optional<uint64_t> but_generation) {
+void Pool::Impl::give_up_idle(bool and_running, std::optional<uint64_t> but_generation, const char* why) {
   for (auto& [id, entry] : entries_) {
     const bool idle = entry.state == State::kWarm && entry.generation != but_generation;
     if (!idle && !(and_running && entry.state == State::kRunning)) continue;
+    if (why != nullptr) measure(Measure::kEvictions, 1, why);
     std::erase(warm_, id);
     give_up(id);
   }
@@ -165,7 +182,7 @@ Result<bool> Pool::Impl::release(const std::string& clone_id) {
     case State::kWarm:
     case State::kRunning:
       std::erase(warm_, clone_id);
-      found->second.state = State::kReclaiming;
+      enter(found->second, State::kReclaiming);
       destroy_entry(lock, clone_id);
       return true;
     default:
@@ -179,6 +196,7 @@ void Pool::Impl::on_exited(const control::VmRecord& record) {
   const VmId vm{record.vm_id};
   const auto dead_shell = std::find_if(shells_.begin(), shells_.end(), [&](const auto& s) { return s->vm() == vm; });
   if (dead_shell != shells_.end()) {
+    (*dead_shell)->flight().fail("ended as a shell: " + wait_status_text(record.wait_status));
     doomed_.push_back(*dead_shell);
     shells_.erase(dead_shell);
     note_failure("a ready shell's VMM ended: " + wait_status_text(record.wait_status));
@@ -189,6 +207,8 @@ void Pool::Impl::on_exited(const control::VmRecord& record) {
   for (auto& [id, entry] : entries_) {
     if (entry.info.vm != vm || (entry.state != State::kWarm && entry.state != State::kRunning)) continue;
     entry.end_note = wait_status_text(record.wait_status);
+    entry.clone->flight().fail("ended while " + std::string(to_string(entry.state)) + ": " + entry.clone->end_reason() +
+                               ", " + entry.end_note);
     entry.ended_by_itself = entry.state == State::kRunning;
     if (!entry.ended_by_itself) note_failure("a warm clone's VMM ended: " + entry.end_note);
     std::erase(warm_, id);
@@ -204,12 +224,13 @@ void Pool::Impl::drain(bool and_running) {
   warm_cv_.notify_all();
   work_cv_.notify_all();
   const auto is_drained = [&] {
-    give_up_idle(and_running, std::nullopt);
+    give_up_idle(and_running, std::nullopt, nullptr);
     std::move(shells_.begin(), shells_.end(), std::back_inserter(doomed_));
     shells_.clear();
     if (!doomed_.empty()) reclaim_cv_.notify_one();
     const size_t may_stay = and_running ? 0 : count(State::kRunning);
-    return entries_.size() - leaking_count() == may_stay && doomed_.empty() && !destroying_doomed_ && making_shells_ == 0;
+    return entries_.size() - leaking_count() == may_stay && doomed_.empty() && !destroying_doomed_ &&
+           making_shells_ == 0;
   };
   done_cv_.wait(lock, is_drained);
 }

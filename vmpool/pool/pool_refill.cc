@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "vmpool/pool/pool_impl.h"
-
 #include "vmpool/base/fault.h"
+#include "vmpool/pool/pool_impl.h"
 
 namespace granary::pool {
 
@@ -79,6 +78,8 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
   Entry& entry = entries_[id];
   entry.clone = clone;
   entry.generation = from.generation;
+  entry.begun = SteadyClock::now();
+  enter(entry, State::kRestoring);
   entry.info.id = id;
   entry.info.pool = settings_.name;
   entry.info.template_key = from.content->key;
@@ -92,16 +93,18 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
   // The new spawner knows nothing of a VM that was made by the one before.
   const bool usable = prepared && !clone->ended() && epoch == resources_.spawner.epoch();
   if (usable && !draining_ && from.generation == template_.generation) {
-    done.state = State::kWarm;
+    enter(done, State::kWarm);
     warm_.push_back(id);
     backoff_.succeeded();
     warm_cv_.notify_one();
   } else {
-    if (!usable && !draining_)
-      note_failure(prepared ? "the VMM ended while its clone was prepared" : prepared.error().message());
+    const std::string why = prepared ? "the VMM ended while its clone was prepared" : prepared.error().message();
+    if (!usable && !draining_) note_failure(why);
+    if (!usable) clone->flight().fail(why);
     give_up(id);
   }
   lock.unlock();
+  measure(Measure::kRefills, 1, usable ? "ok" : "failed");
   if (usable) {
     emit("clone-ready", id, is_shell ? "restored into a ready shell" : "restored");
   } else {
@@ -112,10 +115,14 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
 
 Status Pool::Impl::prepare(Clone& clone, bool is_shell, const Template& content) {
   if (!is_shell) GRANARY_TRY(clone.make_shell(settings_.shape));
+  const SteadyTime begin = SteadyClock::now();
   GRANARY_TRY(clone.restore(content));
+  measure_since(begin, Measure::kRestoreSeconds);
   fault_point("restore.done");
   set_state(clone.id(), State::kProbing);
+  const SteadyTime restored = SteadyClock::now();
   GRANARY_TRY(clone.probe(settings_.probe_timeout));
+  measure_since(restored, Measure::kProbeSeconds);
   fault_point("restore.probed");
   return clone.park();
 }
@@ -128,6 +135,7 @@ void Pool::Impl::shell_one(std::unique_lock<std::mutex>& lock) {
   lock.lock();
   --making_shells_;
   if (!made && !draining_) note_failure(made.error().message());
+  if (!made && shell) (*shell)->flight().fail(made.error().message());
   if (shell && made && !draining_) {
     shells_.push_back(std::move(*shell));
   } else if (shell) {
@@ -139,7 +147,12 @@ void Pool::Impl::shell_one(std::unique_lock<std::mutex>& lock) {
 
 void Pool::Impl::set_state(const std::string& id, State state) {
   const std::lock_guard lock(mutex_);
-  entries_.at(id).state = state;
+  enter(entries_.at(id), state);
+}
+
+void Pool::Impl::enter(Entry& entry, State state) {
+  entry.state = state;
+  entry.clone->flight().note(to_string(state));
 }
 
 void Pool::Impl::note_failure(const std::string& what) {

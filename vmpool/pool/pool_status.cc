@@ -1,7 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <sys/stat.h>
+
 #include "vmpool/pool/pool_impl.h"
 
 namespace granary::pool {
+
+std::string in_ms(std::chrono::nanoseconds time) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.2f ms", std::chrono::duration<double, std::milli>(time).count());
+  return text;
+}
 
 Pool::Impl::Impl(PoolSettings settings, PoolResources resources)
     : settings_(std::move(settings)), resources_(std::move(resources)) {}
@@ -88,6 +96,41 @@ std::vector<CloneStatus> Pool::Impl::clones() const {
   return list;
 }
 
+PoolMemory Pool::Impl::memory() const {
+  std::vector<std::pair<std::shared_ptr<Clone>, bool>> clones;  // and whether somebody holds it
+  std::shared_ptr<const Template> content;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, entry] : entries_) {
+      if (entry.state != State::kRestoring) clones.emplace_back(entry.clone, entry.state == State::kRunning);
+    }
+    for (const auto& shell : shells_) clones.emplace_back(shell, false);
+    content = template_.content;
+  }
+  PoolMemory memory;
+  for (const auto& [clone, held] : clones)
+    (held ? memory.running_bytes : memory.idle_bytes) += clone->own_memory_bytes();
+  struct stat file {};
+  if (content && ::fstat(content->memory.get(), &file) == 0) {
+    memory.template_bytes = static_cast<uint64_t>(file.st_blocks) * 512;
+  }
+  return memory;
+}
+
+FlightRecord Pool::Impl::flight_of(Clone& clone) const {
+  FlightRecord record = clone.flight().read();
+  record.clone_id = clone.id();
+  record.pool = settings_.name;
+  return record;
+}
+
+std::vector<FlightRecord> Pool::Impl::flights() const {
+  std::vector<FlightRecord> records;
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, entry] : entries_) records.push_back(flight_of(*entry.clone));
+  return records;
+}
+
 Result<std::string> Pool::Impl::console(const std::string& clone_id) const {
   std::shared_ptr<Clone> clone;
   {
@@ -104,6 +147,10 @@ Result<std::string> Pool::Impl::console(const std::string& clone_id) const {
 void Pool::Impl::on_clone_ended(std::function<void(const std::string&, EndState, const std::string&)> callback) {
   const std::lock_guard lock(mutex_);
   ended_callback_ = std::move(callback);
+}
+
+void Pool::Impl::measure_since(SteadyTime begin, Measure what) const {
+  measure(what, std::chrono::duration<double>(SteadyClock::now() - begin).count());
 }
 
 void Pool::Impl::emit(const char* kind, const std::string& clone_id, const std::string& text) const {

@@ -54,15 +54,19 @@ Status Pool::Impl::build_and_keep(const TemplateInputs& inputs,
     emit("template-building", "", line);
     progress(line);
   };
+  const SteadyTime begin = SteadyClock::now();
   std::vector<std::string> leaks;
   Result<BuiltTemplate> built = build_template(tools(), settings_, inputs, on_step, cancel_build_, leaks);
   {
     const std::lock_guard lock(mutex_);
     count_leaks(leaks);
   }
-  if (!built) return built.error();
+  if (!built) {
+    if (!built.error().is(Errc::kShuttingDown)) measure(Measure::kTemplateBuilds, 1, "failed");
+    return built.error();
+  }
   on_step(95, "writing the template to disk");
-  std::string how = "built";
+  std::string how = "built in " + in_ms(SteadyClock::now() - begin);
   // A full disk costs a rebuild at the next start, not this pool.
   if (const Status saved = resources_.templates.save(built->info, built->content); !saved) {
     how += ", not stored: " + saved.error().message();
@@ -70,6 +74,8 @@ Status Pool::Impl::build_and_keep(const TemplateInputs& inputs,
     last_error_ = "template not stored: " + saved.error().message();
   }
   (void)resources_.spawner.put_template(built->content);
+  measure(Measure::kTemplateBuilds, 1, "ok");
+  measure_since(begin, Measure::kTemplateSeconds);
   set_template(std::move(built->content), how);
   progress("100% ready");
   return ok();
@@ -82,7 +88,7 @@ void Pool::Impl::set_template(Template content, const std::string& how) {
     template_.content = std::make_shared<const Template>(std::move(content));
     ++template_.generation;
     template_state_ = "ready";
-    give_up_idle(/*and_running=*/false, template_.generation);
+    give_up_idle(/*and_running=*/false, template_.generation, "template");
   }
   work_cv_.notify_all();
   emit("template-ready", "", key.substr(0, 12) + ": " + how);
