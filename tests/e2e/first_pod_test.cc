@@ -3,7 +3,6 @@
 // Needs /dev/kvm, root, CNI plugins; run by tests/e2e/first-pod, which passes the folders in the environment.
 #include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
-
 #include <signal.h>
 
 #include <cstdlib>
@@ -40,7 +39,8 @@ class FirstPod : public ::testing::Test {
                                           << "    template:\n      kernel: " << setting("GRANARY_TINY_GUEST")
                                           << "\n      initramfs: \"\"\n      command_line: \"\"\n";
     agent_ = std::make_unique<Process>(
-        std::vector<std::string>{bin_ + "/granaryd", "--config", dir_ + "/granary.yaml", "--skip-preflight"}, dir_ + "/granaryd.log");
+        std::vector<std::string>{bin_ + "/granaryd", "--config", dir_ + "/granary.yaml", "--skip-preflight"},
+        dir_ + "/granaryd.log");
     socket_ = dir_ + "/run/granaryd.sock";
     ASSERT_TRUE(wait_until([] { return pool_status().warm() >= 1; }, std::chrono::seconds(120))) << agent_->log();
     containerd_ = Containerd::start({.unpacked = setting("GRANARY_CONTAINERD"),
@@ -66,7 +66,8 @@ class FirstPod : public ::testing::Test {
   }
 
   static granary::v1::PoolStatus pool_status() {
-    const auto stub = granary::v1::Pool::NewStub(grpc::CreateChannel("unix:" + socket_, grpc::InsecureChannelCredentials()));
+    const auto stub =
+        granary::v1::Pool::NewStub(grpc::CreateChannel("unix:" + socket_, grpc::InsecureChannelCredentials()));
     grpc::ClientContext context;
     granary::v1::StatusResponse status;
     if (!stub->Status(&context, {}, &status).ok() || status.pools().empty()) return {};
@@ -142,22 +143,26 @@ TEST_F(FirstPod, AKilledVmmMakesTheSandboxNotReady) {
   const grpc::Status status = call(&RuntimeService::Stub::RunPodSandbox, pod("killed"), &running);
   ASSERT_TRUE(status.ok()) << status.error_message();
   granary::v1::ListResponse clones;
-  const auto stub = granary::v1::Pool::NewStub(grpc::CreateChannel("unix:" + socket_, grpc::InsecureChannelCredentials()));
+  const auto stub =
+      granary::v1::Pool::NewStub(grpc::CreateChannel("unix:" + socket_, grpc::InsecureChannelCredentials()));
   grpc::ClientContext context;
   ASSERT_TRUE(stub->List(&context, {}, &clones).ok());
   for (const auto& clone : clones.clones()) {
     if (clone.state() == "running") ::kill(clone.vmm_pid(), SIGKILL);
   }
-  EXPECT_TRUE(wait_until(
-      [&] { return status_of(running.pod_sandbox_id()).status().state() == runtime::v1::SANDBOX_NOTREADY; },
-      std::chrono::seconds(30)));
+  EXPECT_TRUE(
+      wait_until([&] { return status_of(running.pod_sandbox_id()).status().state() == runtime::v1::SANDBOX_NOTREADY; },
+                 std::chrono::seconds(30)));
   stop_and_remove(running.pod_sandbox_id());
 }
 
 TEST_F(FirstPod, HostNetworkIsRefusedWithAReason) {
   runtime::v1::RunPodSandboxRequest request = pod("host-network");
-  request.mutable_config()->mutable_linux_config()->mutable_security_context()->mutable_namespace_options()->set_network(
-      runtime::v1::NODE);
+  request.mutable_config()
+      ->mutable_linux_config()
+      ->mutable_security_context()
+      ->mutable_namespace_options()
+      ->set_network(runtime::v1::NODE);
   runtime::v1::RunPodSandboxResponse running;
   const grpc::Status status = call(&RuntimeService::Stub::RunPodSandbox, request, &running);
   ASSERT_FALSE(status.ok());
