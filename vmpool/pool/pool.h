@@ -26,6 +26,8 @@ struct Shape {
   uint32_t vcpus = 1;
   uint64_t memory_bytes = 256 * kMiB;
   control::DeviceSet devices{.net_slots = 2, .block_slots = 8, .entropy = 1, .console = 1, .balloon = 1, .fs = 0, .reserved = {}};
+
+  bool operator==(const Shape&) const = default;
 };
 
 // What a template is made from. Paths are opened by the agent; the VMM only ever gets descriptors.
@@ -33,18 +35,26 @@ struct TemplateSource {
   std::string kernel_path;
   std::string initramfs_path;  // empty: none (tiny guests)
   std::string command_line;
+
+  bool operator==(const TemplateSource&) const = default;
 };
 
-struct PoolSettings {
-  std::string name;
-  Shape shape;
-  TemplateSource source;
+// What may change while a pool runs: Pool::resize().
+struct PoolLimits {
   uint32_t size = 4;                // warm clones to keep
   uint32_t max = 64;                // clones in any state; Acquire beyond it waits
   uint32_t refill_concurrency = 2;  // restores in flight
   std::chrono::milliseconds boot_timeout{120'000};
   std::chrono::milliseconds probe_timeout{10'000};
   std::chrono::milliseconds identity_timeout{10'000};
+
+  bool operator==(const PoolLimits&) const = default;
+};
+
+struct PoolSettings : PoolLimits {
+  std::string name;
+  Shape shape;
+  TemplateSource source;
 };
 
 // What makes one clone different (design.md: identity). Empty fields are chosen by the pool.
@@ -170,12 +180,17 @@ class Pool {
   // ended) and kCloneUnknown when the spawner has it no longer: then nothing but its cgroup can be left.
   Status adopt(CloneInfo info, const std::string& group);
 
+  [[nodiscard]] PoolSettings settings() const;
   [[nodiscard]] PoolStatus status() const;
   [[nodiscard]] std::vector<CloneStatus> clones() const;
   // The console's newest bytes; kCloneUnknown.
   [[nodiscard]] Result<std::string> console(const std::string& clone_id) const;
   // How a running clone ended, as soon as it did (guest panic, VMM killed …): called from the pool's thread once.
   void on_clone_ended(std::function<void(const std::string& clone_id, EndState, const std::string& reason)> callback);
+
+  // Sets new limits; clones that are held, or on their way in, are not touched. Growing fills, shrinking reclaims idle clones.
+  // kInvalidArgument, as start(): nothing has changed then.
+  Status resize(const PoolLimits& limits);
 
   // Builds the template anew and switches to it: later refills use it, idle clones of the old one are reclaimed, running ones
   // live on. `progress` gets one line of text per step. Blocks until it is ready.

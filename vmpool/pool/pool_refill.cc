@@ -13,10 +13,46 @@ void Backoff::failed(SteadyTime now) {
   ++failures_;
 }
 
-void Pool::Impl::refill_loop() {
+void Pool::Impl::start_refill_threads() {
+  for (; refill_threads_ < settings_.refill_concurrency; ++refill_threads_) {
+    threads_.emplace_back([this, index = refill_threads_] { refill_loop(index); });
+  }
+}
+
+Status Pool::Impl::resize(const PoolLimits& limits) {
+  GRANARY_TRY(check_limits(settings_.name, limits));
+  {
+    const std::lock_guard lock(mutex_);
+    if (draining_) return Error(Errc::kShuttingDown, "pool " + settings_.name);
+    static_cast<PoolLimits&>(settings_) = limits;
+    ++limits_version_;
+    start_refill_threads();
+    give_up_surplus();
+  }
+  work_cv_.notify_all();
+  return ok();
+}
+
+bool Pool::Impl::is_surplus() const { return warm_.size() > settings_.size + waiters_; }
+
+// The newest go: the next acquire gets what it would have got. What is still being prepared is seen to when it is ready.
+void Pool::Impl::give_up_surplus() {
+  while (is_surplus()) {
+    give_up(warm_.back());
+    warm_.pop_back();
+  }
+  while (!shells_.empty() &&
+         (shells_.size() > settings_.refill_concurrency || entries_.size() + shells_.size() > settings_.max)) {
+    doomed_.push_back(std::move(shells_.back()));
+    shells_.pop_back();
+    reclaim_cv_.notify_one();
+  }
+}
+
+void Pool::Impl::refill_loop(uint32_t index) {
   std::unique_lock lock(mutex_);
   for (;;) {
-    switch (next_work()) {
+    switch (next_work(index)) {
       case Work::kStop:
         return;
       case Work::kRefill:
@@ -37,8 +73,9 @@ void Pool::Impl::refill_loop() {
   }
 }
 
-Pool::Impl::Work Pool::Impl::next_work() const {
+Pool::Impl::Work Pool::Impl::next_work(uint32_t index) const {
   if (stopping_) return Work::kStop;
+  if (index >= settings_.refill_concurrency) return Work::kWait;
   if (draining_ || SteadyClock::now() < backoff_.not_before()) return Work::kWait;
   const uint32_t coming = count(State::kRestoring) + count(State::kProbing) + static_cast<uint32_t>(warm_.size());
   const bool wanted = coming < settings_.size + waiters_ && entries_.size() < settings_.max;
@@ -69,6 +106,7 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
   }
   const std::string id = clone->id();
   const CurrentTemplate from = template_;
+  const uint64_t limits = limits_version_;
   const uint64_t epoch = resources_.spawner.epoch();
   Entry& entry = entries_[id];
   entry.clone = clone;
@@ -76,8 +114,9 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
   entry.info.id = id;
   entry.info.pool = settings_.name;
   entry.info.template_key = from.content->key;
+  const std::chrono::milliseconds probe_timeout = settings_.probe_timeout;
   lock.unlock();
-  const Status prepared = prepare(*clone, is_shell, *from.content);
+  const Status prepared = prepare(*clone, is_shell, *from.content, probe_timeout);
   lock.lock();
   Entry& done = entries_.at(id);
   done.info.vm = clone->vm();
@@ -89,6 +128,8 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
     done.state = State::kWarm;
     warm_.push_back(id);
     backoff_.succeeded();
+    // It was wanted when it was begun.
+    if (limits != limits_version_) give_up_surplus();
     warm_cv_.notify_one();
   } else {
     if (!usable && !draining_)
@@ -104,12 +145,13 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
   lock.lock();
 }
 
-Status Pool::Impl::prepare(Clone& clone, bool is_shell, const Template& content) {
+Status Pool::Impl::prepare(Clone& clone, bool is_shell, const Template& content,
+                           std::chrono::milliseconds probe_timeout) {
   if (!is_shell) GRANARY_TRY(clone.make_shell(settings_.shape));
   GRANARY_TRY(clone.restore(content));
   fault_point("restore.done");
   set_state(clone.id(), State::kProbing);
-  GRANARY_TRY(clone.probe(settings_.probe_timeout));
+  GRANARY_TRY(clone.probe(probe_timeout));
   fault_point("restore.probed");
   return clone.park();
 }

@@ -23,7 +23,8 @@ void Pool::Impl::start() {
   exit_handler_ = resources_.spawner.add_exit_handler([this](const control::VmRecord& record) { on_exited(record); });
   threads_.emplace_back([this] { template_loop(); });
   threads_.emplace_back([this] { reclaim_loop(); });
-  for (uint32_t i = 0; i < settings_.refill_concurrency; ++i) threads_.emplace_back([this] { refill_loop(); });
+  const std::lock_guard lock(mutex_);
+  start_refill_threads();
 }
 
 const char* Pool::Impl::to_string(State state) {
@@ -48,6 +49,11 @@ uint32_t Pool::Impl::count(State state) const {
   uint32_t n = 0;
   for (const auto& [id, entry] : entries_) n += entry.state == state ? 1 : 0;
   return n;
+}
+
+PoolSettings Pool::Impl::settings() const {
+  const std::lock_guard lock(mutex_);
+  return settings_;
 }
 
 PoolStatus Pool::Impl::status() const {

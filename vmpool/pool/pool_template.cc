@@ -26,7 +26,7 @@ Status Pool::Impl::prepare_template() {
   const std::lock_guard build_lock(build_mutex_);
   set_template_state("hashing kernel and initramfs");
   const TemplateInputs inputs =
-      GRANARY_TRY(template_inputs(settings_, resources_.vmm_build_id, resources_.host_fingerprint));
+      GRANARY_TRY(template_inputs(settings(), resources_.vmm_build_id, resources_.host_fingerprint));
   const std::string key = inputs.key();
   if (Result<Template> kept = resources_.spawner.get_template(key)) {
     set_template(std::move(*kept), "kept by the spawner");
@@ -55,7 +55,8 @@ Status Pool::Impl::build_and_keep(const TemplateInputs& inputs,
     progress(line);
   };
   std::vector<std::string> leaks;
-  Result<BuiltTemplate> built = build_template(tools(), settings_, inputs, on_step, cancel_build_, leaks);
+  const PoolSettings now = settings();
+  Result<BuiltTemplate> built = build_template(tools(), now, inputs, on_step, cancel_build_, leaks);
   {
     const std::lock_guard lock(mutex_);
     count_leaks(leaks);
@@ -97,7 +98,7 @@ Status Pool::Impl::rebuild_template(const std::function<void(const std::string&)
   const std::lock_guard build_lock(build_mutex_);
   if (cancel_build_) return Error(Errc::kShuttingDown, "rebuild the template of pool " + settings_.name);
   const TemplateInputs inputs =
-      GRANARY_TRY(template_inputs(settings_, resources_.vmm_build_id, resources_.host_fingerprint));
+      GRANARY_TRY(template_inputs(settings(), resources_.vmm_build_id, resources_.host_fingerprint));
   const Status built = build_and_keep(inputs, progress);
   if (built) return built;
   {
