@@ -8,6 +8,7 @@
 #include "agent/config_fields.h"
 #include "vmpool/base/guest_memory.h"
 #include "vmpool/base/machine_layout.h"
+#include "vmpool/pool/sha256.h"
 
 namespace granary::agent {
 namespace {
@@ -98,6 +99,17 @@ Status read_pools(const YamlNode& node, const Place& place, Config& config) {
   });
 }
 
+// Sockets, journal and templates lie there, and others know the paths.
+Status check_unchanged(const YamlNode& root, const Place& top, const Config& next, const Config& running) {
+  for (const auto& [key, member] : {std::pair("run_dir", &Config::run_dir), std::pair("state_dir", &Config::state_dir),
+                                    std::pair("socket", &Config::socket)}) {
+    if (next.*member == running.*member) continue;
+    const std::string was = (running.*member).empty() ? "the default" : running.*member;
+    return top.key(key).refuse(value_or_map(root, key), "cannot change while granaryd runs; restart it, or set it back to " + was);
+  }
+  return ok();
+}
+
 void name_shapes(Config& config) {
   for (pool::PoolSettings& pool : config.pools) {
     pool.shape.name = std::to_string(pool.shape.vcpus) + "x" + spell_size(pool.shape.memory_bytes);
@@ -129,7 +141,7 @@ Status check_paths(const Config& config) {
   return check("socket", config.socket_path(), sizeof(sockaddr_un::sun_path) - 1);
 }
 
-Result<Config> parse_config(std::string_view text, const std::string& name) {
+Result<Config> parse_config(std::string_view text, const std::string& name, const Config* running) {
   const YamlNode root = GRANARY_TRY(parse_yaml(text, name));
   const Place top{.file = name, .path = ""};
   Config config = default_config();
@@ -148,6 +160,7 @@ Result<Config> parse_config(std::string_view text, const std::string& name) {
                         map_field("guest", source_fields(config.guest)), Field{"pools", keep_pools}}));
   const auto paths = check_paths(config);
   if (!paths) return yaml_error(name, root.line, root.column, paths.error().context());
+  if (running != nullptr) GRANARY_TRY(check_unchanged(root, top, config, *running));
   if (pools != nullptr) {
     GRANARY_TRY(read_pools(*pools, top.key("pools"), config));
   } else {
@@ -157,8 +170,11 @@ Result<Config> parse_config(std::string_view text, const std::string& name) {
   return config;
 }
 
-Result<Config> load_config(const std::string& path) {
-  return parse_config(GRANARY_TRY(read_file(path, kMaxYamlBytes + 1)), path);
+Result<Config> load_config(const std::string& path, const Config* running) {
+  const std::string text = GRANARY_TRY(read_file(path, kMaxYamlBytes + 1));
+  Config config = GRANARY_TRY(parse_config(text, path, running));
+  config.hash = pool::sha256_of(text).substr(0, 12);
+  return config;
 }
 
 }  // namespace granary::agent

@@ -20,6 +20,7 @@ struct Config {
   std::chrono::milliseconds shutdown_grace{10'000};  // how long SIGTERM waits for running `Hold` calls
   pool::TemplateSource guest;                        // for pools whose `template` leaves a key out
   std::vector<pool::PoolSettings> pools;             // at least one; the first is the default pool
+  std::string hash;                                  // of the file: 12 hex digits of its SHA-256; empty without one
 
   [[nodiscard]] std::string socket_path() const;
   [[nodiscard]] std::string spawner_socket_path() const { return run_dir + "/spawn.sock"; }
@@ -31,10 +32,11 @@ inline constexpr size_t kMaxPools = 64;
 Config default_config();
 
 // Parses and checks a whole configuration; kConfigInvalid "name:line:column: key: reason; remedy" for the first
-// mistake. Files that the configuration names are not opened.
-Result<Config> parse_config(std::string_view text, const std::string& name);
+// mistake. Files that the configuration names are not opened. With `running`, as it was parsed, the new one is to replace it
+// without a restart: then run_dir, state_dir and socket must be the same.
+Result<Config> parse_config(std::string_view text, const std::string& name, const Config* running = nullptr);
 // The same from a file; an errno error when it cannot be read.
-Result<Config> load_config(const std::string& path);
+Result<Config> load_config(const std::string& path, const Config* running = nullptr);
 // For what flags may change after parsing: run_dir, state_dir and socket are absolute and short enough for a socket
 // address.
 Status check_paths(const Config& config);

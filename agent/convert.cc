@@ -63,6 +63,14 @@ v1::PoolStatus to_message(const pool::PoolStatus& status) {
   return out;
 }
 
+v1::ConfigStatus to_message(const PoolSet::Configuration& configuration) {
+  v1::ConfigStatus out;
+  out.set_generation(configuration.generation);
+  out.set_hash(configuration.hash);
+  out.set_refused(configuration.refused);
+  return out;
+}
+
 v1::Event to_message(const pool::Event& event) {
   v1::Event out;
   out.set_unix_ns(std::chrono::duration_cast<std::chrono::nanoseconds>(event.when.time_since_epoch()).count());

@@ -12,8 +12,10 @@
 #include <thread>
 
 #include "agent/api_server.h"
+#include "agent/config_watch.h"
 #include "agent/pool_service.h"
 #include "agent/reconcile.h"
+#include "agent/reload.h"
 #include "agent/sandbox_controller.h"
 #include "agent/spawner_process.h"
 #include "agent/state_lock.h"
@@ -26,7 +28,8 @@ namespace {
 
 constexpr const char* kCgroupParent = "granary.slice/pool";
 
-// SIGTERM and SIGINT as a descriptor. They are blocked in every thread: block_end_signals() comes before any starts.
+// SIGTERM and SIGINT as a descriptor. They are blocked in every thread, and so is ConfigWatch's SIGHUP: block_signals() comes
+// before any starts.
 sigset_t end_signals() {
   sigset_t set;
   ::sigemptyset(&set);
@@ -35,8 +38,9 @@ sigset_t end_signals() {
   return set;
 }
 
-void block_end_signals() {
-  const sigset_t set = end_signals();
+void block_signals() {
+  sigset_t set = end_signals();
+  ::sigaddset(&set, SIGHUP);
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
 
@@ -160,16 +164,17 @@ struct Ending {
   EventFd stop;
 };
 
-void serve_until_signal(PoolSet& pools, PoolService& service, ApiServer& server, const Ending& ending,
-                        std::chrono::milliseconds grace) {
+void serve_until_signal(PoolSet& pools, PoolService& service, ApiServer& server, const Ending& ending, Reload& reload,
+                        std::unique_ptr<ConfigWatch> watch) {
   wait_for_signal(ending.signals, ending.stop);
+  watch.reset();
   server.set_not_serving();
   service.drain();
   {
     std::jthread second_signal([&] {
       if (wait_for_signal(ending.signals, ending.stop)) service.hurry();
     });
-    const bool all = service.wait_for_holds(std::chrono::steady_clock::now() + grace);
+    const bool all = service.wait_for_holds(std::chrono::steady_clock::now() + reload.shutdown_grace());
     if (!all) spdlog::warn("ending Hold calls that are still running");
     ending.stop.signal();
   }
@@ -221,7 +226,10 @@ Status serve(const DaemonOptions& options, const Host& host) {
     const std::unique_ptr<ApiServer> server =
         GRANARY_TRY(ApiServer::start(config.socket_path(), {&service, &sandboxes}));
     spdlog::info("ready version={} socket={} pools={}", GRANARY_VERSION, config.socket_path(), config.pools.size());
-    serve_until_signal(*pools, service, *server, ending, config.shutdown_grace);
+    Reload reload(options.source, *pools, [&host](Config newer) { return adapt(std::move(newer), host); }, config);
+    auto watch =
+        GRANARY_TRY(ConfigWatch::start(options.source.path(), [&reload](bool asked) { reload.reload(asked); }));
+    serve_until_signal(*pools, service, *server, ending, reload, std::move(watch));
   }
   const size_t left = journal->clones().size();
   if (left == 0) {
@@ -235,7 +243,7 @@ Status serve(const DaemonOptions& options, const Host& host) {
 }  // namespace
 
 int run_daemon(const DaemonOptions& options) {
-  block_end_signals();
+  block_signals();
   ::signal(SIGPIPE, SIG_IGN);
   const auto lock = lock_state_directory(options.config.state_dir);
   if (!lock) {

@@ -41,14 +41,9 @@ void define(CLI::App& app, Flags& flags) {
       "3 this host cannot run Linux guests, 4 another agent holds the state directory.");
 }
 
-Result<Config> read_config(const Flags& flags) {
+ConfigSource config_source(const Flags& flags) {
   const bool installed = flags.config.empty() && ::access(kDefaultConfigFile, F_OK) == 0;
-  const std::string path = installed ? kDefaultConfigFile : flags.config;
-  Config config = path.empty() ? default_config() : GRANARY_TRY(load_config(path));
-  if (!flags.state_dir.empty()) config.state_dir = flags.state_dir;
-  if (!flags.run_dir.empty()) config.run_dir = flags.run_dir;
-  GRANARY_TRY(check_paths(config));
-  return config;
+  return {installed ? kDefaultConfigFile : flags.config, {.run_dir = flags.run_dir, .state_dir = flags.state_dir}};
 }
 
 std::string own_directory() {
@@ -57,7 +52,8 @@ std::string own_directory() {
 }
 
 int run(const Flags& flags) {
-  auto config = read_config(flags);
+  ConfigSource source = config_source(flags);
+  auto config = source.load();
   if (!config) {
     std::cerr << "granaryd: " << config.error().message() << "\n";
     return kExitConfig;
@@ -71,6 +67,7 @@ int run(const Flags& flags) {
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
   return run_daemon({.config = *std::move(config),
+                     .source = source,
                      .libexec_dir = flags.libexec_dir.empty() ? own_directory() : flags.libexec_dir,
                      .kvm_path = flags.kvm,
                      .skip_preflight = flags.skip_preflight});
