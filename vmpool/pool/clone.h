@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -60,6 +61,10 @@ class Clone {
   [[nodiscard]] std::string console(size_t limit_bytes = StatusPage::kConsoleBytes) const;
   // Memory of the VMM process with its share of what others map too (Pss); 0 when it cannot be read.
   [[nodiscard]] uint64_t memory_bytes() const;
+  // What the clone costs now: its cgroup's memory, else memory_bytes(); 0 when neither can be read. It is kept for
+  // measured_bytes(), 0 before the first time.
+  uint64_t measure();
+  [[nodiscard]] uint64_t measured_bytes() const { return measured_bytes_; }
 
   [[nodiscard]] const std::string& id() const { return id_; }
   [[nodiscard]] const Uuid& uuid() const { return uuid_; }
@@ -77,6 +82,7 @@ class Clone {
   Uuid uuid_;
   std::string id_;
   std::string group_;
+  std::atomic<uint64_t> measured_bytes_ = 0;
   bool is_journalled_ = false;
   bool has_group_ = false;
   bool has_vm_ = false;

@@ -42,8 +42,10 @@ struct TemplateSource {
 // What may change while a pool runs: Pool::resize().
 struct PoolLimits {
   uint32_t size = 4;                // warm clones to keep
+  uint32_t min = 0;                 // of them, how many no budget takes away; at most `size`
   uint32_t max = 64;                // clones in any state; Acquire beyond it waits
   uint32_t refill_concurrency = 2;  // restores in flight
+  std::optional<uint64_t> memory_budget;  // bytes of what PoolUsage counts; for who calls allow()
   std::chrono::milliseconds boot_timeout{120'000};
   std::chrono::milliseconds probe_timeout{10'000};
   std::chrono::milliseconds identity_timeout{10'000};
@@ -89,6 +91,22 @@ struct CloneInfo {
   bool operator==(const CloneInfo&) const = default;
 };
 
+// What a pool's memory is used for. Measured once per clone, when it is parked: from its cgroup, kernel memory included, else as
+// Pss. A held clone counts with what it had then, because that stays charged to the pool; what it touches later is its owner's.
+struct PoolUsage {
+  uint32_t idle = 0;         // clones that are warm, or on their way there
+  uint32_t held = 0;         // other clones: handed over, or being reclaimed
+  uint64_t clone_bytes = 0;  // the mean of those measured; before the first: as much as the template holds, and 4 MiB
+  uint64_t other_bytes = 0;  // template, shells, held clones
+};
+
+// What a pool may keep, besides its settings. An acquire that finds no warm clone is served all the same.
+struct PoolAllowance {
+  uint32_t idle = UINT32_MAX;    // 0: no shells either
+  uint32_t clones = UINT32_MAX;  // in any state; one more is not made
+  std::string reason = {};       // for PoolStatus
+};
+
 // For Status and List. `state`: restoring, probing, warm, acquiring, running, reclaiming.
 struct CloneStatus {
   CloneInfo info;
@@ -101,7 +119,11 @@ struct PoolStatus {
   Shape shape;
   std::string template_key;    // empty until one is ready
   std::string template_state;  // "building: 40% kernel booting", "ready", "failed: …"
-  uint32_t target = 0;
+  uint32_t size = 0;    // as configured
+  uint32_t min = 0;
+  uint32_t target = 0;  // at most `size`
+  std::string bound;    // PoolAllowance::reason
+  PoolUsage usage;
   uint32_t warm = 0;
   uint32_t restoring = 0;
   uint32_t running = 0;
@@ -117,7 +139,7 @@ struct PoolStatus {
 // Something worth telling: template built, clone ready, handed over, reclaimed, pool empty, failure.
 struct Event {
   std::chrono::system_clock::time_point when;
-  std::string kind;  // "template-building", "template-ready", "template-failed", "clone-ready", "handed-over", "reclaimed", "pool-empty", "clone-failed"
+  std::string kind;  // "template-building", "template-ready", "template-failed", "clone-ready", "handed-over", "reclaimed", "pool-empty", "clone-failed"; the agent's: "config-applied", "config-refused", "pool-resized", "pool-retired", "pool-gone", "pressure", "shed"
   std::string pool;
   std::string clone_id;
   std::string text;
@@ -129,6 +151,7 @@ struct CloneGroups {
   std::function<Result<Fd>(const std::string& name)> create;
   std::function<Status(const std::string& name, int32_t pid)> add;
   std::function<Status(const std::string& name)> remove;
+  std::function<Result<uint64_t>(const std::string& name)> memory_bytes = {};  // none: Pss is used
 };
 
 // Told of what a clone is about to have, before it has it; the agent keeps it for its successor. A failure of the first two
@@ -191,6 +214,10 @@ class Pool {
   // Sets new limits; clones that are held, or on their way in, are not touched. Growing fills, shrinking reclaims idle clones.
   // kInvalidArgument, as start(): nothing has changed then.
   Status resize(const PoolLimits& limits);
+
+  [[nodiscard]] PoolUsage usage() const;
+  // Reclaims the idle clones beyond it; returns how many.
+  uint32_t allow(const PoolAllowance& allowance);
 
   // Builds the template anew and switches to it: later refills use it, idle clones of the old one are reclaimed, running ones
   // live on. `progress` gets one line of text per step. Blocks until it is ready.

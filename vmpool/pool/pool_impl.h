@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -60,6 +61,8 @@ class Pool::Impl {
   Status rebuild_template(const std::function<void(const std::string&)>& progress);
   Status adopt(CloneInfo info, const std::string& group);
   Status resize(const PoolLimits& limits);
+  [[nodiscard]] PoolUsage usage() const;
+  uint32_t allow(const PoolAllowance& allowance);
   void drain(bool and_running);
   void leave_running();
   void spawner_replaced();
@@ -82,6 +85,7 @@ class Pool::Impl {
   struct CurrentTemplate {
     std::shared_ptr<const Template> content;
     uint64_t generation = 0;
+    uint64_t bytes = 0;  // of its file, holes left out
   };
   enum class Work { kStop, kWait, kRefill, kShell };
 
@@ -96,8 +100,11 @@ class Pool::Impl {
   void refill_loop(uint32_t index);
   void start_refill_threads();
   [[nodiscard]] Work next_work(uint32_t index) const;
-  [[nodiscard]] bool is_surplus() const;
-  void give_up_surplus();
+
+  // pool_limits.cc
+  [[nodiscard]] uint32_t idle_target() const { return std::min(settings_.size, allowance_.idle); }
+  uint32_t give_up_surplus();
+  [[nodiscard]] PoolUsage usage_locked() const;
   void refill_one(std::unique_lock<std::mutex>& lock);
   void shell_one(std::unique_lock<std::mutex>& lock);
   std::shared_ptr<Clone> take_shell();
@@ -153,7 +160,9 @@ class Pool::Impl {
   std::string template_state_ = "waiting";
   std::map<std::string, Entry> entries_;
   std::deque<std::string> warm_;
-  uint64_t limits_version_ = 0;
+  PoolAllowance allowance_;
+  uint64_t limits_version_ = 0;       // counts changes of settings_ and allowance_
+  uint64_t last_measured_bytes_ = 0;  // of a clone of this template
   std::deque<std::shared_ptr<Clone>> shells_;
   uint32_t making_shells_ = 0;
   std::deque<std::string> to_reclaim_;

@@ -19,36 +19,6 @@ void Pool::Impl::start_refill_threads() {
   }
 }
 
-Status Pool::Impl::resize(const PoolLimits& limits) {
-  GRANARY_TRY(check_limits(settings_.name, limits));
-  {
-    const std::lock_guard lock(mutex_);
-    if (draining_) return Error(Errc::kShuttingDown, "pool " + settings_.name);
-    static_cast<PoolLimits&>(settings_) = limits;
-    ++limits_version_;
-    start_refill_threads();
-    give_up_surplus();
-  }
-  work_cv_.notify_all();
-  return ok();
-}
-
-bool Pool::Impl::is_surplus() const { return warm_.size() > settings_.size + waiters_; }
-
-// The newest go: the next acquire gets what it would have got. What is still being prepared is seen to when it is ready.
-void Pool::Impl::give_up_surplus() {
-  while (is_surplus()) {
-    give_up(warm_.back());
-    warm_.pop_back();
-  }
-  while (!shells_.empty() &&
-         (shells_.size() > settings_.refill_concurrency || entries_.size() + shells_.size() > settings_.max)) {
-    doomed_.push_back(std::move(shells_.back()));
-    shells_.pop_back();
-    reclaim_cv_.notify_one();
-  }
-}
-
 void Pool::Impl::refill_loop(uint32_t index) {
   std::unique_lock lock(mutex_);
   for (;;) {
@@ -78,8 +48,10 @@ Pool::Impl::Work Pool::Impl::next_work(uint32_t index) const {
   if (index >= settings_.refill_concurrency) return Work::kWait;
   if (draining_ || SteadyClock::now() < backoff_.not_before()) return Work::kWait;
   const uint32_t coming = count(State::kRestoring) + count(State::kProbing) + static_cast<uint32_t>(warm_.size());
-  const bool wanted = coming < settings_.size + waiters_ && entries_.size() < settings_.max;
+  const bool allowed = coming < waiters_ || entries_.size() < allowance_.clones;
+  const bool wanted = coming < idle_target() + waiters_ && allowed && entries_.size() < settings_.max;
   if (template_.content && wanted) return Work::kRefill;
+  if (allowance_.idle == 0) return Work::kWait;
   const bool room_for_shell = entries_.size() + shells_.size() + making_shells_ < settings_.max;
   if (shells_.size() + making_shells_ < settings_.refill_concurrency && room_for_shell) return Work::kShell;
   return Work::kWait;
@@ -137,6 +109,11 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
     give_up(id);
   }
   lock.unlock();
+  const uint64_t bytes = usable ? clone->measure() : 0;
+  if (bytes > 0) {
+    const std::lock_guard measured(mutex_);
+    if (from.generation == template_.generation) last_measured_bytes_ = bytes;
+  }
   if (usable) {
     emit("clone-ready", id, is_shell ? "restored into a ready shell" : "restored");
   } else {
@@ -161,10 +138,11 @@ void Pool::Impl::shell_one(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
   Result<std::shared_ptr<Clone>> shell = Clone::create(tools(), "clone");
   const Status made = shell ? (*shell)->make_shell(settings_.shape) : Status(shell.error());
+  if (made) (*shell)->measure();
   lock.lock();
   --making_shells_;
   if (!made && !draining_) note_failure(made.error().message());
-  if (shell && made && !draining_) {
+  if (shell && made && !draining_ && allowance_.idle > 0) {
     shells_.push_back(std::move(*shell));
   } else if (shell) {
     doomed_.push_back(std::move(*shell));

@@ -128,6 +128,9 @@ TEST_F(PoolResizeTest, NewTimeoutsCount) {
 TEST_F(PoolResizeTest, BadLimitsChangeNothing) {
   const auto pool = start(bench.settings());
   PoolLimits limits = bench.settings();
+  limits.min = 4;
+  EXPECT_TRUE(pool->resize(limits).error().is(Errc::kInvalidArgument));
+  limits.min = 0;
   limits.size = 9;
   EXPECT_TRUE(pool->resize(limits).error().is(Errc::kInvalidArgument));
   limits.size = 1;
@@ -137,6 +140,74 @@ TEST_F(PoolResizeTest, BadLimitsChangeNothing) {
   pool->drain(false);
   limits.refill_concurrency = 1;
   EXPECT_TRUE(pool->resize(limits).error().is(Errc::kShuttingDown));
+}
+
+// Every clone of this pool costs 8 MiB.
+PoolResources with_cgroup_memory(PoolResources resources) {
+  resources.groups.memory_bytes = [](const std::string&) -> Result<uint64_t> { return 8 * kMiB; };
+  return resources;
+}
+
+TEST_F(PoolResizeTest, AllowsLessThanConfigured) {
+  const auto pool = start(bench.settings());
+  ASSERT_TRUE(settles_at(*pool, 3));
+  EXPECT_EQ(pool->allow({.idle = 1, .reason = "a test"}), 2U);
+  EXPECT_TRUE(settles_at(*pool, 1));
+  EXPECT_EQ(pool->status().target, 1U);
+  EXPECT_EQ(pool->status().size, 3U);
+  EXPECT_EQ(pool->status().bound, "a test");
+  EXPECT_EQ(pool->allow({.idle = 1}), 0U);
+  EXPECT_EQ(pool->allow({.idle = 0}), 1U);
+  EXPECT_TRUE(has_vms(0)) << "no shell either";
+  const Result<CloneInfo> clone = pool->acquire({}, in(kLong));
+  ASSERT_TRUE(clone) << "on demand: " << clone.error().message();
+  EXPECT_EQ(pool->allow({}), 0U);
+  EXPECT_TRUE(settles_at(*pool, 3));
+}
+
+TEST_F(PoolResizeTest, NoCloneBeyondWhatIsAllowedInAnyState) {
+  const auto pool = start(bench.settings());
+  ASSERT_TRUE(settles_at(*pool, 3));
+  pool->allow({.clones = 3});
+  const Result<CloneInfo> clone = pool->acquire({}, in(kLong));
+  ASSERT_TRUE(clone);
+  EXPECT_EQ(pool->status().warm, 2U);
+  EXPECT_EQ(pool->status().restoring, 0U) << "it is not replaced";
+  ASSERT_TRUE(pool->release(clone->id));
+  EXPECT_TRUE(settles_at(*pool, 3));
+}
+
+TEST_F(PoolResizeTest, UsageIsMeasured) {
+  Result<std::unique_ptr<Pool>> started = Pool::start(bench.settings(), with_cgroup_memory(bench.resources()));
+  ASSERT_TRUE(started);
+  const Pool& pool = **started;
+  ASSERT_TRUE(bench.wait_until([&] { return bench.events("clone-ready") >= 3; }));
+  const uint64_t idle_other = pool.usage().other_bytes;
+  EXPECT_EQ(pool.usage().clone_bytes, 8 * kMiB);
+  EXPECT_EQ(pool.usage().idle, 3U);
+  ASSERT_TRUE((*started)->acquire({}, in(kLong)));
+  EXPECT_EQ(pool.usage().held, 1U);
+  EXPECT_GE(pool.usage().other_bytes, 8 * kMiB) << "what it had at its hand-over";
+  (*started)->allow({.idle = 0});
+  EXPECT_TRUE(bench.wait_until([&] { return pool.usage().idle == 0; }));
+  EXPECT_EQ(pool.usage().clone_bytes, 8 * kMiB) << "the last that was measured";
+  EXPECT_GT(idle_other, 0U);
+}
+
+TEST_F(PoolResizeTest, BeforeTheFirstCloneTheTemplateIsTheBound) {
+  PoolSettings settings = bench.settings();
+  settings.size = 0;
+  const auto pool = start(settings);
+  ASSERT_TRUE(bench.wait_until([&] { return bench.events("template-ready") > 0; }));
+  // The fake VMM writes three pages.
+  EXPECT_EQ(pool->usage().clone_bytes, 3 * kPageSize + 4 * kMiB);
+}
+
+TEST_F(PoolResizeTest, WithoutCgroupsPssIsMeasured) {
+  const auto pool = start(bench.settings());
+  ASSERT_TRUE(bench.wait_until([&] { return bench.events("clone-ready") >= 3; }));
+  EXPECT_GT(pool->usage().clone_bytes, 0U);
+  EXPECT_LT(pool->usage().clone_bytes, 4 * kMiB);
 }
 
 }  // namespace

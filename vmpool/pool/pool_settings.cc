@@ -42,6 +42,9 @@ Status check_limits(const std::string& name, const PoolLimits& limits) {
   if (limits.size > limits.max) {
     return refuse("size " + std::to_string(limits.size) + " is above max " + std::to_string(limits.max));
   }
+  if (limits.min > limits.size) {
+    return refuse("min " + std::to_string(limits.min) + " is above size " + std::to_string(limits.size));
+  }
   if (limits.refill_concurrency == 0 || limits.refill_concurrency > kMaxRefillConcurrency) {
     return refuse("refill_concurrency is " + std::to_string(limits.refill_concurrency) + "; allowed: 1 to " +
                   std::to_string(kMaxRefillConcurrency));

@@ -63,7 +63,11 @@ PoolStatus Pool::Impl::status() const {
   status.shape = settings_.shape;
   if (template_.content) status.template_key = template_.content->key;
   status.template_state = template_state_;
-  status.target = settings_.size;
+  status.size = settings_.size;
+  status.min = settings_.min;
+  status.target = idle_target();
+  status.bound = allowance_.reason;
+  status.usage = usage_locked();
   status.warm = count(State::kWarm);
   status.restoring = count(State::kRestoring) + count(State::kProbing);
   status.running = count(State::kRunning) + count(State::kAcquiring);

@@ -1,7 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmpool/pool/pool_impl.h"
 
+#include <sys/stat.h>
+
 namespace granary::pool {
+namespace {
+
+uint64_t allocated_bytes(const Fd& file) {
+  constexpr uint64_t kBlock = 512;  // of st_blocks, whatever the file system
+  struct stat info {};
+  return ::fstat(file.get(), &info) == 0 ? static_cast<uint64_t>(info.st_blocks) * kBlock : 0;
+}
+
+}  // namespace
 
 void Pool::Impl::template_loop() {
   Backoff backoff;
@@ -78,10 +89,13 @@ Status Pool::Impl::build_and_keep(const TemplateInputs& inputs,
 
 void Pool::Impl::set_template(Template content, const std::string& how) {
   const std::string key = content.key;
+  const uint64_t bytes = allocated_bytes(content.memory);
   {
     const std::lock_guard lock(mutex_);
     template_.content = std::make_shared<const Template>(std::move(content));
     ++template_.generation;
+    template_.bytes = bytes;
+    last_measured_bytes_ = 0;
     template_state_ = "ready";
     give_up_idle(/*and_running=*/false, template_.generation);
   }
