@@ -12,6 +12,11 @@ uint64_t cost_of_next(const PoolDemand& pool, uint32_t have) {
   return pool.clone_bytes + (have < pool.idle ? 0 : pool.clone_bytes / 8);
 }
 
+// `going`: what is being reclaimed.
+bool next_fits(const PoolDemand& pool, uint32_t have, uint64_t room, uint64_t going) {
+  return cost_of_next(pool, have) <= (have < pool.idle ? room : bytes_left(room, going));
+}
+
 // What no budget takes away.
 uint32_t kept(const PoolDemand& pool) { return std::min(pool.min, pool.idle); }
 
@@ -22,7 +27,7 @@ void lower(PoolTarget& target, uint32_t most, Bound why) {
 
 uint32_t fitting(const PoolDemand& pool, uint64_t room) {
   uint32_t n = 0;
-  while (n < pool.size && cost_of_next(pool, n) <= room) room -= cost_of_next(pool, n++);
+  while (n < pool.size && next_fits(pool, n, room, pool.going_bytes)) room -= cost_of_next(pool, n++);
   return n;
 }
 
@@ -31,6 +36,7 @@ class NodeShares {
  public:
   NodeShares(std::span<const PoolDemand> pools, uint64_t room) : pools_(pools), room_(room) {
     for (const PoolDemand& pool : pools) {
+      going_ += pool.going_bytes;
       given_.push_back(kept(pool));
       room_ = bytes_left(room_, pool.other_bytes + kept(pool) * pool.clone_bytes);
     }
@@ -48,7 +54,7 @@ class NodeShares {
   [[nodiscard]] std::optional<size_t> neediest(const std::vector<uint32_t>& ceilings) const {
     std::optional<size_t> found;
     for (size_t i = 0; i < pools_.size(); ++i) {
-      if (given_[i] >= ceilings[i] || cost_of_next(pools_[i], given_[i]) > room_) continue;
+      if (given_[i] >= ceilings[i] || !next_fits(pools_[i], given_[i], room_, going_)) continue;
       const bool needier = !found || uint64_t{given_[i]} * ceilings[*found] < uint64_t{given_[*found]} * ceilings[i];
       if (needier) found = i;
     }
@@ -57,6 +63,7 @@ class NodeShares {
 
   std::span<const PoolDemand> pools_;
   uint64_t room_;
+  uint64_t going_ = 0;
   std::vector<uint32_t> given_;
 };
 
@@ -102,14 +109,14 @@ const char* to_string(Bound bound) {
 }
 
 std::vector<PoolTarget> size_pools(std::span<const PoolDemand> pools, std::optional<uint64_t> node_budget,
-                                   uint64_t node_other_bytes, PressureLevel level) {
+                                   PressureLevel level) {
   std::vector<PoolTarget> targets;
   for (const PoolDemand& pool : pools) {
     PoolTarget target{.idle = pool.size};
     if (pool.budget) lower(target, fitting(pool, bytes_left(*pool.budget, pool.other_bytes)), Bound::kPoolBudget);
     targets.push_back(target);
   }
-  if (node_budget) share_node(pools, targets, bytes_left(*node_budget, node_other_bytes));
+  if (node_budget) share_node(pools, targets, *node_budget);
   for (size_t i = 0; i < pools.size(); ++i) {
     targets[i].idle = std::max(targets[i].idle, kept(pools[i]));
     lower(targets[i], bearable(pools[i], level), Bound::kPressure);

@@ -25,7 +25,8 @@ struct PoolDemand {
   uint32_t min = 0;                // at most `size`
   uint32_t idle = 0;               // warm, or on their way there
   uint64_t clone_bytes = 1;        // of one idle clone
-  uint64_t other_bytes = 0;        // that count too: template, shells, what held clones touched before their hand-over
+  uint64_t other_bytes = 0;        // counts too: template, shells, what held clones touched before their hand-over
+  uint64_t going_bytes = 0;        // is being reclaimed: room for what is there, not yet for more
   std::optional<uint64_t> budget;  // the pool's own; nothing: none
 };
 
@@ -40,14 +41,13 @@ struct PoolTarget {
   bool operator==(const PoolTarget&) const = default;
 };
 
-// One target per pool, in the same order. `node_other_bytes` count against the node's budget and belong to no pool
-// here.
+// One target per pool, in the same order. A pool that is to keep nothing has size 0.
 //
 // In this order: a pool's own budget; the node's budget, every pool's `min` first, then in proportion to what each
 // still may have, one clone at a time; pressure. A budget never sheds what a pool has up to `min`, but does not let it
 // grow there. Clones that are there are counted with `clone_bytes`, further ones with an eighth more: so a mean that
 // wavers does not make clones come and go.
 std::vector<PoolTarget> size_pools(std::span<const PoolDemand> pools, std::optional<uint64_t> node_budget,
-                                   uint64_t node_other_bytes, PressureLevel level);
+                                   PressureLevel level);
 
 }  // namespace granary::agent

@@ -97,7 +97,8 @@ struct PoolUsage {
   uint32_t idle = 0;         // clones that are warm, or on their way there
   uint32_t held = 0;         // other clones: handed over, or being reclaimed
   uint64_t clone_bytes = 0;  // the mean of those measured; before the first: as much as the template holds, and 4 MiB
-  uint64_t other_bytes = 0;  // template, shells, held clones
+  uint64_t other_bytes = 0;  // template, shells, clones that are handed over
+  uint64_t going_bytes = 0;  // clones that are being reclaimed
 };
 
 // What a pool may keep, besides its settings. An acquire that finds no warm clone is served all the same.

@@ -70,23 +70,23 @@ PoolUsage Pool::Impl::usage_locked() const {
   for (const std::shared_ptr<Clone>& shell : shells_) usage.other_bytes += shell->measured_bytes();
   uint64_t measured = 0;
   uint64_t measured_bytes = 0;
-  uint64_t held_bytes = 0;
-  uint32_t held_unmeasured = 0;
+  uint64_t held_unmeasured = 0;
   for (const auto& [id, entry] : entries_) {
     const bool on_its_way = entry.state == State::kRestoring || entry.state == State::kProbing;
     const bool idle = on_its_way || entry.state == State::kWarm;
+    const bool going = entry.state == State::kReclaiming;
     const uint64_t bytes = on_its_way ? 0 : entry.clone->measured_bytes();  // a shell was measured, too
     measured += bytes > 0 ? 1 : 0;
     measured_bytes += bytes;
     ++(idle ? usage.idle : usage.held);
     if (idle) continue;
-    held_bytes += bytes;
-    held_unmeasured += bytes == 0 ? 1 : 0;
+    (going ? usage.going_bytes : usage.other_bytes) += bytes;
+    held_unmeasured += bytes == 0 && !going ? 1 : 0;
   }
   usage.clone_bytes = measured > 0               ? measured_bytes / measured
                       : last_measured_bytes_ > 0 ? last_measured_bytes_
                                                  : template_.bytes + kVmmBound;
-  usage.other_bytes += held_bytes + held_unmeasured * usage.clone_bytes;
+  usage.other_bytes += held_unmeasured * usage.clone_bytes;
   return usage;
 }
 
