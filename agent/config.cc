@@ -19,6 +19,7 @@ constexpr milliseconds kHour{3'600'000};
 // The spawner puts per-clone sockets into run_dir: file names of up to 63 bytes.
 constexpr size_t kMaxRunDirBytes = sizeof(sockaddr_un::sun_path) - 1 - 64;
 constexpr uint32_t kMaxClones = 4096;
+constexpr uint64_t kMaxBudget = 16 * 1024 * kGiB;
 
 const char* kDefaultKernel = "/usr/lib/granary/guest/vmlinuz";
 const char* kDefaultInitramfs = "/usr/lib/granary/guest/initramfs.cpio";
@@ -48,7 +49,9 @@ std::vector<Field> pool_fields(pool::PoolSettings& pool) {
           number_field("vcpus", pool.shape.vcpus, 1, machine::kMaxVcpus),
           size_field("memory", pool.shape.memory_bytes, kMinGuestMemory, kMaxGuestMemory),
           number_field("size", pool.size, 0, kMaxClones),
+          number_field("min", pool.min, 0, kMaxClones),
           number_field("max", pool.max, 1, kMaxClones),
+          optional_size_field("memory_budget", pool.memory_budget, kMiB, kMaxBudget),
           number_field("refill_concurrency", pool.refill_concurrency, 1, 64),
           map_field("template", source_fields(pool.source)),
           map_field("devices", {count_field("net", devices.net_slots, 2), count_field("block", devices.block_slots, 8),
@@ -83,6 +86,11 @@ Status check_pool(const YamlNode& node, const Place& place, const pool::PoolSett
     return place.key("size").refuse(
         value_or_map(node, "size"),
         std::to_string(pool.size) + " is more than max (" + std::to_string(pool.max) + "); lower size or raise max");
+  }
+  if (pool.min > pool.size) {
+    return place.key("min").refuse(
+        value_or_map(node, "min"),
+        std::to_string(pool.min) + " is more than size (" + std::to_string(pool.size) + "); lower min or raise size");
   }
   return ok();
 }
@@ -157,6 +165,8 @@ Result<Config> parse_config(std::string_view text, const std::string& name, cons
                         path_field("socket", config.socket),
                         word_field("log_level", config.log_level, {"debug", "info", "warn", "error"}),
                         duration_field("shutdown_grace", config.shutdown_grace, milliseconds(0), kHour),
+                        optional_size_field("memory_budget", config.memory_budget, kMiB, kMaxBudget),
+                        size_field("min_available", config.min_available, 0, kMaxBudget),
                         map_field("guest", source_fields(config.guest)), Field{"pools", keep_pools}}));
   const auto paths = check_paths(config);
   if (!paths) return yaml_error(name, root.line, root.column, paths.error().context());

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "vmpool/base/result.h"
+#include "vmpool/base/units.h"
 #include "vmpool/pool/pool.h"
 
 namespace granary::agent {
@@ -18,6 +20,8 @@ struct Config {
   std::string socket;                                // empty: granaryd.sock in run_dir
   std::string log_level = "info";                    // debug, info, warn, error
   std::chrono::milliseconds shutdown_grace{10'000};  // how long SIGTERM waits for running `Hold` calls
+  std::optional<uint64_t> memory_budget;             // bytes, of all pools together
+  uint64_t min_available = 150 * kMiB;               // memory.available below which every idle clone is shed
   pool::TemplateSource guest;                        // for pools whose `template` leaves a key out
   std::vector<pool::PoolSettings> pools;             // at least one; the first is the default pool
   std::string hash;                                  // of the file: 12 hex digits of its SHA-256; empty without one

@@ -60,6 +60,11 @@ v1::PoolStatus to_message(const pool::PoolStatus& status) {
   out.set_reclaimed(status.reclaimed);
   out.set_leaks(status.leaks);
   out.set_last_error(status.last_error);
+  out.set_size(status.size);
+  out.set_min(status.min);
+  out.set_bound(status.bound);
+  out.set_clone_bytes(status.usage.clone_bytes);
+  out.set_other_bytes(status.usage.other_bytes);
   return out;
 }
 

@@ -17,6 +17,7 @@
 #include "agent/reconcile.h"
 #include "agent/reload.h"
 #include "agent/sandbox_controller.h"
+#include "agent/sizer.h"
 #include "agent/spawner_process.h"
 #include "agent/state_lock.h"
 #include "vmpool/base/event_loop.h"
@@ -132,6 +133,12 @@ std::unique_ptr<Cgroups> open_cgroups() {
   return *std::move(groups);
 }
 
+MemoryFiles memory_files(const std::string& proc, const Cgroups* groups) {
+  MemoryFiles files{.meminfo = proc + "/meminfo", .stalls = {proc + "/pressure/memory"}};
+  if (groups != nullptr) files.stalls.push_back(groups->pressure_file());
+  return files;
+}
+
 void log_reconciled(const Reconciled& found, const Journal& journal) {
   if (journal.ignored_bytes() > 0) {
     spdlog::error("the journal's end was damaged: {} bytes ignored; clones that it named there are ended",
@@ -167,9 +174,9 @@ struct Ending {
 void serve_until_signal(PoolSet& pools, PoolService& service, ApiServer& server, const Ending& ending, Reload& reload,
                         std::unique_ptr<ConfigWatch> watch) {
   wait_for_signal(ending.signals, ending.stop);
-  watch.reset();
   server.set_not_serving();
   service.drain();
+  watch.reset();
   {
     std::jthread second_signal([&] {
       if (wait_for_signal(ending.signals, ending.stop)) service.hurry();
@@ -226,6 +233,7 @@ Status serve(const DaemonOptions& options, const Host& host) {
     const std::unique_ptr<ApiServer> server =
         GRANARY_TRY(ApiServer::start(config.socket_path(), {&service, &sandboxes}));
     spdlog::info("ready version={} socket={} pools={}", GRANARY_VERSION, config.socket_path(), config.pools.size());
+    const Sizer sizer(*pools, events, memory_files(options.proc, groups.get()));
     Reload reload(options.source, *pools, [&host](Config newer) { return adapt(std::move(newer), host); }, config);
     auto watch =
         GRANARY_TRY(ConfigWatch::start(options.source.path(), [&reload](bool asked) { reload.reload(asked); }));

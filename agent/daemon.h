@@ -19,6 +19,7 @@ struct DaemonOptions {
   ConfigSource& source;
   std::string libexec_dir;
   std::string kvm_path;
+  std::string proc;  // where the kernel tells of memory: /proc, or a test's folder
   bool skip_preflight = false;  // log what it says, start anyway: tiny guests, tests
 };
 

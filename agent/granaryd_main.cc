@@ -20,6 +20,7 @@ struct Flags {
   std::string run_dir;
   std::string libexec_dir;
   std::string kvm = "/dev/kvm";
+  std::string proc = "/proc";
   bool check_config = false;
   bool skip_preflight = false;
 };
@@ -31,6 +32,7 @@ void define(CLI::App& app, Flags& flags) {
   app.add_option("--run-dir", flags.run_dir, "in place of the configuration's run_dir");
   app.add_option("--libexec-dir", flags.libexec_dir, "holds granary-spawn and granary-vmm; default: where granaryd is");
   app.add_option("--kvm", flags.kvm, "the KVM device")->capture_default_str();
+  app.add_option("--proc", flags.proc, "has meminfo and pressure/memory of this host")->capture_default_str();
   app.add_flag("--check-config", flags.check_config, "check the configuration, say what is wrong, and exit (0 or 2)");
   app.add_flag("--skip-preflight", flags.skip_preflight,
                "start although this host cannot run Linux guests (tiny guests, tests)");
@@ -70,6 +72,7 @@ int run(const Flags& flags) {
                      .source = source,
                      .libexec_dir = flags.libexec_dir.empty() ? own_directory() : flags.libexec_dir,
                      .kvm_path = flags.kvm,
+                     .proc = flags.proc,
                      .skip_preflight = flags.skip_preflight});
 }
 

@@ -93,7 +93,8 @@ pool::CloneGroups PoolSet::groups() const {
           .remove = [groups](const std::string& name) -> Status {
             GRANARY_TRY(groups->remove(name));
             return ok();
-          }};
+          },
+          .memory_bytes = [groups](const std::string& name) { return groups->memory_bytes(name); }};
 }
 
 pool::CloneJournal PoolSet::journal(const std::string& pool) const {
@@ -364,6 +365,10 @@ void PoolSet::spawner_replaced() {
 }
 
 void PoolSet::drain() {
+  {
+    const std::lock_guard lock(pools_mutex_);
+    draining_ = true;
+  }
   for (const Member& member : all_members()) member.pool->drain(false);
 }
 

@@ -15,6 +15,7 @@
 #include "agent/event_feed.h"
 #include "agent/journal.h"
 #include "agent/leases.h"
+#include "agent/sizing.h"
 #include "vmpool/pool/pool.h"
 #include "vmpool/pool/spawner_client.h"
 #include "vmpool/pool/template_store.h"
@@ -66,6 +67,16 @@ class PoolSet {
   [[nodiscard]] Configuration configuration() const;
   // Clones of retired pools.
   [[nodiscard]] uint32_t retired_clones() const;
+
+  // Lets every pool keep as many idle clones as its settings, the budgets and the pressure permit (sizing.h); what is beyond
+  // that is reclaimed, which a "shed" event tells.
+  void size_idle(PressureLevel level);
+  // The same because the pools have changed, not the pressure: it sheds nothing once more.
+  void resize_idle();
+  [[nodiscard]] bool has_budgets() const;
+  [[nodiscard]] uint64_t min_available() const;
+  // Logs and publishes something about the agent, or about a pool.
+  void tell(const std::string& kind, const std::string& pool, const std::string& text);
 
   // Takes up a clone whose explicit lease an earlier agent gave. One of a pool that is configured no longer goes to the first
   // pool, which reclaims it when it is released. Errors of Pool::adopt(): then it counts as ended.
@@ -138,8 +149,8 @@ class PoolSet {
   Result<Lease> take(LeaseTable::Claim claim, Member member, Lease lease, const Wish& wish);
   Result<pool::CloneInfo> hand_over(Member member, const Wish& wish);
   Result<bool> reclaim(const std::string& clone_id);
+  void size_by(PressureLevel level);
   void end_retired(const std::stop_token& stop);
-  void tell(const std::string& kind, const std::string& pool, const std::string& text);
   [[nodiscard]] Result<AuditSample> sample() const;
   bool end_lease(const std::string& clone_id, const std::string& reason);
   void post(Job job);
@@ -155,6 +166,12 @@ class PoolSet {
   std::vector<Member> retired_;
   bool clone_went_ = false;  // perhaps the last of a retired pool
   Configuration configuration_;
+  std::optional<uint64_t> memory_budget_;
+  uint64_t min_available_ = 0;
+  bool draining_ = false;
+
+  std::mutex sizing_mutex_;  // one sizing at a time
+  PressureLevel level_ = PressureLevel::kNone;
 
   std::mutex jobs_mutex_;
   std::condition_variable_any jobs_changed_;

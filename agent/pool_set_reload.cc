@@ -33,6 +33,8 @@ Status PoolSet::apply(const Config& config) {
       next.push_back(*at);
     } else {
       next.push_back(GRANARY_TRY(make(settings)));
+      // Its template comes later than its share of the memory.
+      if (config.memory_budget || settings.memory_budget) next.back().pool->allow({.idle = 0, .clones = 0});
     }
   }
   for (const auto& [member, limits] : kept) {
@@ -47,13 +49,17 @@ Status PoolSet::apply(const Config& config) {
   uint64_t generation = 0;
   {
     const std::lock_guard lock(pools_mutex_);
+    if (draining_) return Error(Errc::kShuttingDown, "the agent ends");
     pools_ = std::move(next);
+    memory_budget_ = config.memory_budget;
+    min_available_ = config.min_available;
     retired_.insert(retired_.end(), gone.begin(), gone.end());
     configuration_ = {.generation = configuration_.generation + 1, .hash = config.hash, .refused = ""};
     generation = configuration_.generation;
   }
   for (const Member& member : gone) tell("pool-retired", member.name, "its held clones live on");
   retired_changed_.notify_all();
+  resize_idle();
   tell("config-applied", "", "generation " + std::to_string(generation) + ", hash " + config.hash);
   return ok();
 }

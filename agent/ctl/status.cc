@@ -36,6 +36,12 @@ void print(const Globals& globals, const v1::StatusResponse& status) {
   }
   if (status.retired_clones() > 0) std::cout << "\nclones held of retired pools: " << status.retired_clones() << "\n";
   for (const v1::PoolStatus& pool : status.pools()) {
+    if (pool.bound().empty()) continue;
+    std::cout << "\n" << pool.name() << " may keep " << pool.target() << " of " << pool.size() << " idle clones: "
+              << pool.bound() << " (" << human_size(pool.clone_bytes()) << " each, " << human_size(pool.other_bytes())
+              << " besides)\n";
+  }
+  for (const v1::PoolStatus& pool : status.pools()) {
     if (!pool.last_error().empty()) std::cout << "\nlast error of " << pool.name() << ": " << pool.last_error() << "\n";
   }
   std::cout << std::flush;
