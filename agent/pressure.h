@@ -19,7 +19,8 @@ struct MemoryFiles {
 
 struct MemoryReading {
   // The kubelet's memory.available, which it compares with its eviction threshold: capacity without the working set,
-  // and that is what is used without the inactive file pages. From /proc/meminfo: MemFree + Inactive(file).
+  // and that is what is used without the inactive file pages. From /proc/meminfo: MemFree + Inactive(file), as the
+  // kubelet on cgroup v2; on v1 its own figure is larger by uncharged kernel memory.
   uint64_t kubelet_available_bytes = 0;
   uint64_t available_bytes = 0;           // MemAvailable
   std::optional<double> stalled_percent;  // the largest "some avg10"; nothing where the kernel has no PSI

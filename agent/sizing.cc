@@ -120,6 +120,8 @@ std::vector<PoolTarget> size_pools(std::span<const PoolDemand> pools, std::optio
   for (size_t i = 0; i < pools.size(); ++i) {
     targets[i].idle = std::max(targets[i].idle, kept(pools[i]));
     lower(targets[i], bearable(pools[i], level), Bound::kPressure);
+    // Also where nothing was wished for: the bound takes a pool's shells, too.
+    if (level == PressureLevel::kCritical) targets[i].bound = Bound::kPressure;
   }
   return targets;
 }

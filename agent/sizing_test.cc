@@ -141,6 +141,8 @@ TEST(SizingTest, HoldNeitherShedsNorGrows) {
 
 TEST(SizingTest, CriticalShedsMinToo) {
   EXPECT_EQ(idle(size_pools(std::vector{pool(9, 9, 9), pool(1)}, 1000, PressureLevel::kCritical)), (Counts{0, 0}));
+  EXPECT_EQ(size_pools(std::vector{pool(0)}, kNoBudget, PressureLevel::kCritical)[0],
+            (PoolTarget{0, Bound::kPressure}));
 }
 
 TEST(SizingTest, NobodyGrowsOnWhatANeighbourMayKeep) {
