@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 
@@ -111,6 +112,17 @@ Status Cgroups::add(const std::string& name, int32_t pid) {
   const int code = ::cgroup_attach_task_pid(group.get(), pid);
   if (code != 0) return cgroup_error(code, "move process " + std::to_string(pid) + " into cgroup " + path);
   return ok();
+}
+
+Result<uint64_t> Cgroups::memory_bytes(const std::string& name) const {
+  const char* const file = version_ == Version::kV2 ? "/memory.current" : "/memory.usage_in_bytes";
+  const std::string path = mount_ + "/" + parent_ + "/" + name + file;
+  const std::string text = GRANARY_TRY(read_file(path));
+  uint64_t bytes = 0;
+  if (std::from_chars(text.data(), text.data() + text.size(), bytes).ec != std::errc()) {
+    return Error(Errc::kProtocolMalformed, path + ": no number");
+  }
+  return bytes;
 }
 
 Status Cgroups::check_empty(const std::string& path) {

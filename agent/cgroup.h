@@ -32,6 +32,10 @@ class Cgroups {
   // an invalid Fd: there a process is moved in with add().
   Result<Fd> create(const std::string& name);
   Status add(const std::string& name, int32_t pid);
+  // What is charged to it now, kernel memory included.
+  [[nodiscard]] Result<uint64_t> memory_bytes(const std::string& name) const;
+  // The parent's PSI file; there on v2 where the kernel has PSI.
+  [[nodiscard]] std::string pressure_file() const { return mount_ + "/" + parent_ + "/memory.pressure"; }
   // True: removed; false: was absent. EBUSY names a process that is still inside: nothing is ever moved out to
   // make a removal succeed.
   Result<bool> remove(const std::string& name);

@@ -8,6 +8,7 @@
 #include "agent/config_fields.h"
 #include "vmpool/base/guest_memory.h"
 #include "vmpool/base/machine_layout.h"
+#include "vmpool/pool/sha256.h"
 
 namespace granary::agent {
 namespace {
@@ -18,6 +19,7 @@ constexpr milliseconds kHour{3'600'000};
 // The spawner puts per-clone sockets into run_dir: file names of up to 63 bytes.
 constexpr size_t kMaxRunDirBytes = sizeof(sockaddr_un::sun_path) - 1 - 64;
 constexpr uint32_t kMaxClones = 4096;
+constexpr uint64_t kMaxBudget = 16 * 1024 * kGiB;
 
 const char* kDefaultKernel = "/usr/lib/granary/guest/vmlinuz";
 const char* kDefaultInitramfs = "/usr/lib/granary/guest/initramfs.cpio";
@@ -47,7 +49,9 @@ std::vector<Field> pool_fields(pool::PoolSettings& pool) {
           number_field("vcpus", pool.shape.vcpus, 1, machine::kMaxVcpus),
           size_field("memory", pool.shape.memory_bytes, kMinGuestMemory, kMaxGuestMemory),
           number_field("size", pool.size, 0, kMaxClones),
+          number_field("min", pool.min, 0, kMaxClones),
           number_field("max", pool.max, 1, kMaxClones),
+          optional_size_field("memory_budget", pool.memory_budget, kMiB, kMaxBudget),
           number_field("refill_concurrency", pool.refill_concurrency, 1, 64),
           map_field("template", source_fields(pool.source)),
           map_field("devices", {count_field("net", devices.net_slots, 2), count_field("block", devices.block_slots, 8),
@@ -83,6 +87,11 @@ Status check_pool(const YamlNode& node, const Place& place, const pool::PoolSett
         value_or_map(node, "size"),
         std::to_string(pool.size) + " is more than max (" + std::to_string(pool.max) + "); lower size or raise max");
   }
+  if (pool.min > pool.size) {
+    return place.key("min").refuse(
+        value_or_map(node, "min"),
+        std::to_string(pool.min) + " is more than size (" + std::to_string(pool.size) + "); lower min or raise size");
+  }
   return ok();
 }
 
@@ -96,6 +105,17 @@ Status read_pools(const YamlNode& node, const Place& place, Config& config) {
     config.pools.push_back(std::move(pool));
     return ok();
   });
+}
+
+// Sockets, journal and templates lie there, and others know the paths.
+Status check_unchanged(const YamlNode& root, const Place& top, const Config& next, const Config& running) {
+  for (const auto& [key, member] : {std::pair("run_dir", &Config::run_dir), std::pair("state_dir", &Config::state_dir),
+                                    std::pair("socket", &Config::socket)}) {
+    if (next.*member == running.*member) continue;
+    const std::string was = (running.*member).empty() ? "the default" : running.*member;
+    return top.key(key).refuse(value_or_map(root, key), "cannot change while granaryd runs; restart it, or set it back to " + was);
+  }
+  return ok();
 }
 
 void name_shapes(Config& config) {
@@ -129,7 +149,7 @@ Status check_paths(const Config& config) {
   return check("socket", config.socket_path(), sizeof(sockaddr_un::sun_path) - 1);
 }
 
-Result<Config> parse_config(std::string_view text, const std::string& name) {
+Result<Config> parse_config(std::string_view text, const std::string& name, const Config* running) {
   const YamlNode root = GRANARY_TRY(parse_yaml(text, name));
   const Place top{.file = name, .path = ""};
   Config config = default_config();
@@ -145,9 +165,12 @@ Result<Config> parse_config(std::string_view text, const std::string& name) {
                         path_field("socket", config.socket), address_field("metrics_address", config.metrics_address),
                         word_field("log_level", config.log_level, {"debug", "info", "warn", "error"}),
                         duration_field("shutdown_grace", config.shutdown_grace, milliseconds(0), kHour),
+                        optional_size_field("memory_budget", config.memory_budget, kMiB, kMaxBudget),
+                        size_field("min_available", config.min_available, 0, kMaxBudget),
                         map_field("guest", source_fields(config.guest)), Field{"pools", keep_pools}}));
   const auto paths = check_paths(config);
   if (!paths) return yaml_error(name, root.line, root.column, paths.error().context());
+  if (running != nullptr) GRANARY_TRY(check_unchanged(root, top, config, *running));
   if (pools != nullptr) {
     GRANARY_TRY(read_pools(*pools, top.key("pools"), config));
   } else {
@@ -157,8 +180,11 @@ Result<Config> parse_config(std::string_view text, const std::string& name) {
   return config;
 }
 
-Result<Config> load_config(const std::string& path) {
-  return parse_config(GRANARY_TRY(read_file(path, kMaxYamlBytes + 1)), path);
+Result<Config> load_config(const std::string& path, const Config* running) {
+  const std::string text = GRANARY_TRY(read_file(path, kMaxYamlBytes + 1));
+  Config config = GRANARY_TRY(parse_config(text, path, running));
+  config.hash = pool::sha256_of(text).substr(0, 12);
+  return config;
 }
 
 }  // namespace granary::agent

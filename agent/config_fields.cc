@@ -231,6 +231,13 @@ Field size_field(std::string_view name, uint64_t& bytes, uint64_t least, uint64_
           }};
 }
 
+Field optional_size_field(std::string_view name, std::optional<uint64_t>& bytes, uint64_t least, uint64_t most) {
+  return {name, [&bytes, least, most](const YamlNode& node, const Place& place) -> Status {
+            bytes = GRANARY_TRY(read_quantity(node, place, kSizeUnits, least, most));
+            return ok();
+          }};
+}
+
 Field duration_field(std::string_view name, std::chrono::milliseconds& into, std::chrono::milliseconds least,
                      std::chrono::milliseconds most) {
   return {name, [&into, least, most](const YamlNode& node, const Place& place) -> Status {

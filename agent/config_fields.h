@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -45,6 +46,7 @@ Field count_field(std::string_view name, uint8_t& into, uint8_t most);
 Field switch_field(std::string_view name, uint8_t& into);  // true / false -> 1 / 0
 // A whole number with KiB, MiB or GiB.
 Field size_field(std::string_view name, uint64_t& bytes, uint64_t least, uint64_t most);
+Field optional_size_field(std::string_view name, std::optional<uint64_t>& bytes, uint64_t least, uint64_t most);
 // A whole number with ms, s, m or h.
 Field duration_field(std::string_view name, std::chrono::milliseconds& into, std::chrono::milliseconds least,
                      std::chrono::milliseconds most);

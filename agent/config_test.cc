@@ -35,12 +35,16 @@ socket: /run/g/api.sock
 metrics_address: "[::1]:9464"
 log_level: debug
 shutdown_grace: 2m
+memory_budget: 3GiB
+min_available: 0MiB
 pools:
   - name: a
     vcpus: 8
     memory: 2GiB
     size: 7
+    min: 2
     max: 9
+    memory_budget: 64MiB
     refill_concurrency: 3
     template: {kernel: /k, initramfs: "", command_line: "quiet x=y"}
     devices: {net: 1, block: 0, entropy: false, console: true, balloon: false}
@@ -64,7 +68,12 @@ guest: {kernel: /gk, initramfs: /gi, command_line: gc}
   EXPECT_EQ(a.shape.memory_bytes, 2 * kGiB);
   EXPECT_EQ(a.shape.name, "8x2GiB");
   EXPECT_EQ(a.size, 7u);
+  EXPECT_EQ(a.min, 2u);
   EXPECT_EQ(a.max, 9u);
+  EXPECT_EQ(a.memory_budget, 64 * kMiB);
+  EXPECT_EQ(config->pools[1].memory_budget, std::nullopt);
+  EXPECT_EQ(config->memory_budget, 3 * kGiB);
+  EXPECT_EQ(config->min_available, 0u);
   EXPECT_EQ(a.refill_concurrency, 3u);
   EXPECT_EQ(a.source.kernel_path, "/k");
   EXPECT_EQ(a.source.initramfs_path, "");
@@ -94,6 +103,15 @@ TEST(ConfigTest, MissingFileNamesThePath) {
   ASSERT_FALSE(config);
   EXPECT_TRUE(config.error().is_errno(ENOENT));
   EXPECT_THAT(config.error().message(), HasSubstr("/nonexistent/granary.yaml"));
+}
+
+TEST(ConfigTest, PathsStayWhileItRuns) {
+  const auto running = parse_config("run_dir: /a\nsocket: /a/s", "c");
+  ASSERT_TRUE(running);
+  EXPECT_TRUE(parse_config("log_level: warn\nrun_dir: /a\nsocket: /a/s", "c", &*running));
+  EXPECT_THAT(parse_config("socket: /a/s\nrun_dir: /b", "c", &*running).error().context(),
+              StartsWith("c:2:10: run_dir: cannot change while granaryd runs; restart it, or set it back to /a"));
+  EXPECT_THAT(parse_config("run_dir: /a", "c", &*running).error().context(), StartsWith("c:1:1: socket: cannot"));
 }
 
 struct Refusal {
@@ -161,6 +179,8 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"DurationTooLong", "shutdown_grace: 2h", "1:17", "2h is out of range"},
         Refusal{"DurationNegative", "shutdown_grace: -1s", "1:17", "wrong type: \"-1s\""},
         Refusal{"DurationOverflow", "shutdown_grace: 18446744073709551615h", "1:17", "wrong type"},
+        Refusal{"NodeBudgetTooSmall", "memory_budget: 1023KiB", "1:16", "give a whole number with a unit, 1MiB to 16384GiB"},
+        Refusal{"MinAvailableUnit", "min_available: 100Mi", "1:16", "wrong type: \"100Mi\""},
         Refusal{"PoolsIsAMap", "pools: {a: b}", "1:8", "pools: wrong type: a map; give a list"},
         Refusal{"NoPools", "pools: []", "1:8", "pools: 0 items; give 1 to 64"},
         Refusal{"TooManyPools", "pools: [" + many(65, "{},") + "]", "1:8", "65 items"},
@@ -193,6 +213,9 @@ INSTANTIATE_TEST_SUITE_P(
         in_pool("MemoryTooBig", "memory: 513GiB", "3:13", "513GiB is out of range"),
         in_pool("MemoryOdd", "memory: 2049KiB", "3:13", "no whole number of MiB"),
         in_pool("SizeOverMax", "size: 65", "3:11", "65 is more than max (64)"),
+        in_pool("MinOverSize", "min: 5", "3:10", "pools[0].min: 5 is more than size (4); lower min or raise size"),
+        in_pool("MinNegative", "min: -1", "3:10", "wrong type: \"-1\""),
+        in_pool("BudgetTooSmall", "memory_budget: 0MiB", "3:20", "0MiB is out of range"),
         in_pool("MaxZero", "max: 0", "3:10", "0 is out of range"),
         in_pool("RefillZero", "refill_concurrency: 0", "3:25", "0 is out of range"),
         in_pool("TemplateIsAList", "template: []", "3:15", "wrong type: a list; give a map of kernel"),

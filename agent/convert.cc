@@ -69,6 +69,11 @@ v1::PoolStatus to_message(const pool::PoolStatus& status) {
   out.set_reclaimed(status.reclaimed);
   out.set_leaks(status.leaks);
   out.set_last_error(ascii(status.last_error));
+  out.set_size(status.size);
+  out.set_min(status.min);
+  out.set_bound(status.bound);
+  out.set_clone_bytes(status.usage.clone_bytes);
+  out.set_other_bytes(status.usage.other_bytes);
   return out;
 }
 
@@ -85,6 +90,14 @@ v1::FlightRecord to_message(const pool::FlightRecord& record) {
     message->set_state(step.state);
     message->set_detail(ascii(one_line(step.detail)));
   }
+  return out;
+}
+
+v1::ConfigStatus to_message(const PoolSet::Configuration& configuration) {
+  v1::ConfigStatus out;
+  out.set_generation(configuration.generation);
+  out.set_hash(configuration.hash);
+  out.set_refused(configuration.refused);
   return out;
 }
 

@@ -12,6 +12,7 @@ v1::Clone to_message(const Lease& lease);
 google::protobuf::RepeatedPtrField<v1::Disk> to_messages(const std::vector<DiskWish>& disks);
 std::vector<DiskWish> to_wishes(const google::protobuf::RepeatedPtrField<v1::Disk>& disks);
 v1::PoolStatus to_message(const pool::PoolStatus& status);
+v1::ConfigStatus to_message(const PoolSet::Configuration& configuration);
 v1::Event to_message(const pool::Event& event);
 v1::FlightRecord to_message(const pool::FlightRecord& record);
 v1::TemplateInfo to_message(const PoolSet::TemplateUse& use);

@@ -12,11 +12,14 @@
 #include <thread>
 
 #include "agent/api_server.h"
+#include "agent/config_watch.h"
 #include "agent/log_text.h"
 #include "agent/metrics.h"
 #include "agent/pool_service.h"
 #include "agent/reconcile.h"
+#include "agent/reload.h"
 #include "agent/sandbox_controller.h"
+#include "agent/sizer.h"
 #include "agent/spawner_process.h"
 #include "agent/state_lock.h"
 #include "vmpool/base/event_loop.h"
@@ -28,7 +31,8 @@ namespace {
 
 constexpr const char* kCgroupParent = "granary.slice/pool";
 
-// SIGTERM and SIGINT as a descriptor. They are blocked in every thread: block_end_signals() comes before any starts.
+// SIGTERM and SIGINT as a descriptor. They are blocked in every thread, and so is ConfigWatch's SIGHUP: block_signals() comes
+// before any starts.
 sigset_t end_signals() {
   sigset_t set;
   ::sigemptyset(&set);
@@ -37,8 +41,9 @@ sigset_t end_signals() {
   return set;
 }
 
-void block_end_signals() {
-  const sigset_t set = end_signals();
+void block_signals() {
+  sigset_t set = end_signals();
+  ::sigaddset(&set, SIGHUP);
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
 
@@ -130,6 +135,12 @@ std::unique_ptr<Cgroups> open_cgroups() {
   return *std::move(groups);
 }
 
+MemoryFiles memory_files(const std::string& proc, const Cgroups* groups) {
+  MemoryFiles files{.meminfo = proc + "/meminfo", .stalls = {proc + "/pressure/memory"}};
+  if (groups != nullptr) files.stalls.push_back(groups->pressure_file());
+  return files;
+}
+
 void log_reconciled(const Reconciled& found, const Journal& journal) {
   if (journal.ignored_bytes() > 0) {
     spdlog::error("journal damaged at its end, clones that it named there are ended ignored_bytes={}",
@@ -169,11 +180,17 @@ MetricsSnapshot snapshot(const PoolSet& pools, const Journal& journal, const Eve
                       .journal_records = journal.records(),
                       .journal_bytes = journal.bytes(),
                       .journal_compactions = journal.compactions(),
-                      .events_lost = events.lost()};
+                      .events_lost = events.lost(),
+                      .configuration_generation = pools.configuration().generation,
+                      .configuration_refused = !pools.configuration().refused.empty()};
   for (pool::PoolStatus& status : pools.status()) now.pools.push_back({.status = std::move(status), .memory = {}});
   for (const auto& [name, memory] : pools.memory()) {
     const auto pool = std::ranges::find(now.pools, name, [](const auto& entry) { return entry.status.name; });
-    if (pool != now.pools.end()) pool->memory = memory;
+    if (pool == now.pools.end()) continue;
+    // A re-shaped pool and those of its name that are retired.
+    pool->memory.template_bytes += memory.template_bytes;
+    pool->memory.idle_bytes += memory.idle_bytes;
+    pool->memory.running_bytes += memory.running_bytes;
   }
   return now;
 }
@@ -191,16 +208,17 @@ struct Ending {
   EventFd stop;
 };
 
-void serve_until_signal(PoolSet& pools, PoolService& service, ApiServer& server, const Ending& ending,
-                        std::chrono::milliseconds grace) {
+void serve_until_signal(PoolSet& pools, PoolService& service, ApiServer& server, const Ending& ending, Reload& reload,
+                        std::unique_ptr<ConfigWatch> watch) {
   wait_for_signal(ending.signals, ending.stop);
   server.set_not_serving();
   service.drain();
+  watch.reset();
   {
     std::jthread second_signal([&] {
       if (wait_for_signal(ending.signals, ending.stop)) service.hurry();
     });
-    const bool all = service.wait_for_holds(std::chrono::steady_clock::now() + grace);
+    const bool all = service.wait_for_holds(std::chrono::steady_clock::now() + reload.shutdown_grace());
     if (!all) spdlog::warn("ending Hold calls that are still running");
     ending.stop.signal();
   }
@@ -261,7 +279,11 @@ Status serve(const DaemonOptions& options, const Host& host) {
     const std::unique_ptr<ApiServer> server =
         GRANARY_TRY(ApiServer::start(config.socket_path(), {&service, &sandboxes}));
     spdlog::info("ready version={} socket={} pools={}", GRANARY_VERSION, config.socket_path(), config.pools.size());
-    serve_until_signal(*pools, service, *server, ending, config.shutdown_grace);
+    const Sizer sizer(*pools, events, memory_files(options.proc, groups.get()));
+    Reload reload(options.source, *pools, [&host](Config newer) { return adapt(std::move(newer), host); }, config);
+    auto watch =
+        GRANARY_TRY(ConfigWatch::start(options.source.path(), [&reload](bool asked) { reload.reload(asked); }));
+    serve_until_signal(*pools, service, *server, ending, reload, std::move(watch));
   }
   const size_t left = journal->clones().size();
   if (left == 0) {
@@ -275,7 +297,7 @@ Status serve(const DaemonOptions& options, const Host& host) {
 }  // namespace
 
 int run_daemon(const DaemonOptions& options) {
-  block_end_signals();
+  block_signals();
   ::signal(SIGPIPE, SIG_IGN);
   const auto lock = lock_state_directory(options.config.state_dir);
   if (!lock) {

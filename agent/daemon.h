@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "agent/config.h"
+#include "agent/config_source.h"
 
 namespace granary::agent {
 
@@ -15,9 +15,11 @@ inline constexpr int kExitHost = 3;     // the preflight says that this host can
 inline constexpr int kExitRunning = 4;  // another agent holds the state directory
 
 struct DaemonOptions {
-  Config config;
+  Config config;  // what `source` loaded
+  ConfigSource& source;
   std::string libexec_dir;
   std::string kvm_path;
+  std::string proc;  // where the kernel tells of memory: /proc, or a test's folder
   bool skip_preflight = false;  // log what it says, start anyway: tiny guests, tests
 };
 

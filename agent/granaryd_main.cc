@@ -21,6 +21,7 @@ struct Flags {
   std::string run_dir;
   std::string libexec_dir;
   std::string kvm = "/dev/kvm";
+  std::string proc = "/proc";
   bool check_config = false;
   bool skip_preflight = false;
 };
@@ -32,6 +33,7 @@ void define(CLI::App& app, Flags& flags) {
   app.add_option("--run-dir", flags.run_dir, "in place of the configuration's run_dir");
   app.add_option("--libexec-dir", flags.libexec_dir, "holds granary-spawn and granary-vmm; default: where granaryd is");
   app.add_option("--kvm", flags.kvm, "the KVM device")->capture_default_str();
+  app.add_option("--proc", flags.proc, "has meminfo and pressure/memory of this host")->capture_default_str();
   app.add_flag("--check-config", flags.check_config, "check the configuration, say what is wrong, and exit (0 or 2)");
   app.add_flag("--skip-preflight", flags.skip_preflight,
                "start although this host cannot run Linux guests (tiny guests, tests)");
@@ -42,14 +44,9 @@ void define(CLI::App& app, Flags& flags) {
       "3 this host cannot run Linux guests, 4 another agent holds the state directory.");
 }
 
-Result<Config> read_config(const Flags& flags) {
+ConfigSource config_source(const Flags& flags) {
   const bool installed = flags.config.empty() && ::access(kDefaultConfigFile, F_OK) == 0;
-  const std::string path = installed ? kDefaultConfigFile : flags.config;
-  Config config = path.empty() ? default_config() : GRANARY_TRY(load_config(path));
-  if (!flags.state_dir.empty()) config.state_dir = flags.state_dir;
-  if (!flags.run_dir.empty()) config.run_dir = flags.run_dir;
-  GRANARY_TRY(check_paths(config));
-  return config;
+  return {installed ? kDefaultConfigFile : flags.config, {.run_dir = flags.run_dir, .state_dir = flags.state_dir}};
 }
 
 std::string own_directory() {
@@ -58,7 +55,8 @@ std::string own_directory() {
 }
 
 int run(const Flags& flags) {
-  auto config = read_config(flags);
+  ConfigSource source = config_source(flags);
+  auto config = source.load();
   if (!config) {
     std::cerr << "granaryd: " << config.error().message() << "\n";
     return kExitConfig;
@@ -72,8 +70,10 @@ int run(const Flags& flags) {
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
   return run_daemon({.config = *std::move(config),
+                     .source = source,
                      .libexec_dir = flags.libexec_dir.empty() ? own_directory() : flags.libexec_dir,
                      .kvm_path = flags.kvm,
+                     .proc = flags.proc,
                      .skip_preflight = flags.skip_preflight});
 }
 

@@ -54,7 +54,7 @@ struct CounterSpec {
 const CounterSpec kCounters[] = {
     {Measure::kAcquires, "granary_acquires_total", "Acquires.", "outcome", {"hit", "waited", "cold", "failed"}},
     {Measure::kRefills, "granary_refills_total", "Clones made for the pool.", "result", {"ok", "failed"}},
-    {Measure::kEvictions, "granary_evictions_total", "Idle clones given up.", "reason", {"template", "spawner"}},
+    {Measure::kEvictions, "granary_evictions_total", "Idle clones given up.", "reason", {"template", "spawner", "size", "memory"}},
     {Measure::kCloneFailures,
      "granary_clone_failures_total",
      "Clones that failed or were lost.",
@@ -111,7 +111,11 @@ std::vector<MetricFamily> families_of(const MetricsSnapshot& now) {
           single(MetricType::Gauge, "granary_journal_bytes", "Size of the journal file.", now.journal_bytes),
           single(MetricType::Counter, "granary_journal_compactions_total", "Journal files written anew.",
                  now.journal_compactions),
-          single(MetricType::Counter, "granary_events_lost_total", "Events that slow watchers lost.", now.events_lost)};
+          single(MetricType::Counter, "granary_events_lost_total", "Events that slow watchers lost.", now.events_lost),
+          single(MetricType::Gauge, "granary_configuration_generation", "Generation that is live.",
+                 now.configuration_generation),
+          single(MetricType::Gauge, "granary_configuration_refused", "1: the newest file is refused.",
+                 now.configuration_refused ? 1 : 0)};
 }
 
 // Connects and goes away.

@@ -22,6 +22,8 @@ struct MetricsSnapshot {
   uint64_t journal_bytes = 0;
   uint64_t journal_compactions = 0;
   uint64_t events_lost = 0;
+  uint64_t configuration_generation = 0;
+  bool configuration_refused = false;
 };
 
 // The agent's metrics; docs/operations.md lists them. The only file that knows Prometheus is metrics.cc. Thread-safe.

@@ -115,6 +115,8 @@ grpc::Status PoolService::Status(grpc::ServerContext*, const v1::StatusRequest*,
   response->set_version(GRANARY_VERSION);
   response->set_started_unix_s(started_unix_s_);
   response->set_draining(draining_);
+  response->set_retired_clones(pools_.retired_clones());
+  *response->mutable_config() = to_message(pools_.configuration());
   for (const pool::PoolStatus& status : pools_.status()) *response->add_pools() = to_message(status);
   return grpc::Status::OK;
 }

@@ -60,16 +60,19 @@ void log_event(const pool::Event& event) {
 
 Result<std::unique_ptr<PoolSet>> PoolSet::start(const Config& config, Resources resources) {
   std::unique_ptr<PoolSet> set(new PoolSet(std::move(resources)));
-  for (const pool::PoolSettings& settings : config.pools) GRANARY_TRY(set->add(settings));
+  GRANARY_TRY(set->apply(config));
   set->reclaimer_ = std::jthread([raw = set.get()](const std::stop_token& stop) { raw->reclaim_posted(stop); });
+  set->retirer_ = std::jthread([raw = set.get()](const std::stop_token& stop) { raw->end_retired(stop); });
   return set;
 }
 
 PoolSet::~PoolSet() {
   finish("the agent ends");
   reclaimer_ = {};
+  retirer_ = {};
   // Pools end before the leases that their callbacks write to.
   pools_.clear();
+  retired_.clear();
 }
 
 pool::CloneGroups PoolSet::groups() const {
@@ -84,7 +87,8 @@ pool::CloneGroups PoolSet::groups() const {
           .remove = [groups](const std::string& name) -> Status {
             GRANARY_TRY(groups->remove(name));
             return ok();
-          }};
+          },
+          .memory_bytes = [groups](const std::string& name) { return groups->memory_bytes(name); }};
 }
 
 pool::CloneJournal PoolSet::journal(const std::string& pool) const {
@@ -108,19 +112,20 @@ pool::PoolObserver PoolSet::observer(const std::string& pool) const {
 
 Status PoolSet::adopt(const JournalClone& clone) {
   Lease lease = *clone.lease;
-  const bool configured = std::ranges::any_of(pools_, [&](const auto& pool) { return pool.first == lease.pool; });
-  if (!configured) {
+  auto member = find(lease.pool);
+  if (!member) {
+    member = find("");
     spdlog::warn("pool is configured no longer, its clone goes to another pool={} clone={} to={}", lease.pool, clone.id,
-                 pools_.front().first);
-    lease.pool = lease.clone.pool = pools_.front().first;
+                 member->name);
+    lease.pool = lease.clone.pool = member->name;
     log_if_failed(resources_.journal.leased(lease, clone.leased_unix_ns));
   }
-  GRANARY_TRY(GRANARY_TRY(find(lease.pool))->adopt(lease.clone, clone.group));
+  GRANARY_TRY(member->pool->adopt(lease.clone, clone.group));
   (void)leases_.restore(std::move(lease));
   return ok();
 }
 
-Status PoolSet::add(const pool::PoolSettings& settings) {
+Result<PoolSet::Member> PoolSet::make(const pool::PoolSettings& settings) {
   EventFeed* const events = &resources_.events;
   pool::PoolResources resources{.spawner = resources_.spawner,
                                 .templates = resources_.templates,
@@ -133,53 +138,61 @@ Status PoolSet::add(const pool::PoolSettings& settings) {
                                   events->publish(event);
                                 },
                                 .observer = observer(settings.name)};
-  std::unique_ptr<pool::Pool> pool = GRANARY_TRY(pool::Pool::start(settings, std::move(resources)));
+  std::shared_ptr<pool::Pool> pool = GRANARY_TRY(pool::Pool::start(settings, std::move(resources)));
   pool->on_clone_ended([this, name = settings.name](const std::string& clone_id, EndState state,
                                                     const std::string& reason) {
     end_lease(clone_id, std::string("ended: ") + to_string(state) + (reason.empty() ? "" : ", " + one_line(reason)));
     post({.pool = name, .clone_id = clone_id});
   });
-  pools_.emplace_back(settings.name, std::move(pool));
-  return ok();
+  return Member{settings.name, std::move(pool)};
 }
 
-Result<pool::Pool*> PoolSet::find(const std::string& name) const {
+Result<PoolSet::Member> PoolSet::find(const std::string& name) const {
   std::string known;
-  for (const auto& [pool_name, pool] : pools_) {
-    if (pool_name == name || name.empty()) return pool.get();
-    known += (known.empty() ? "" : ", ") + pool_name;
+  for (const Member& member : members()) {
+    if (member.name == name || name.empty()) return member;
+    known += (known.empty() ? "" : ", ") + member.name;
   }
   return Error(Errc::kPoolUnknown, "pool \"" + one_line(name.substr(0, 80)) + "\"; configured: " + known);
 }
 
 Result<Lease> PoolSet::acquire(const Wish& wish) {
   GRANARY_TRY(check_wish(wish));
-  pool::Pool* const pool = GRANARY_TRY(find(wish.pool));
-  const std::string name = wish.pool.empty() ? pools_.front().first : wish.pool;
-  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, name, wish.deadline, wish.disks));
+  const Member member = GRANARY_TRY(find(wish.pool));
+  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks));
   if (outcome.held) return *std::move(outcome.held);
-  return take(*std::move(outcome.claim), *pool, {.owner_id = wish.owner_id, .pool = name, .clone = {}}, wish);
+  return take(*std::move(outcome.claim), member, {.owner_id = wish.owner_id, .pool = member.name, .clone = {}}, wish);
 }
 
 Result<Lease> PoolSet::acquire_new(const Wish& wish) {
   GRANARY_TRY(check_wish(wish));
-  pool::Pool* const pool = GRANARY_TRY(find(wish.pool));
-  const std::string name = wish.pool.empty() ? pools_.front().first : wish.pool;
-  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, name, wish.deadline, wish.disks));
+  const Member member = GRANARY_TRY(find(wish.pool));
+  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks));
   if (outcome.held) {
     return Error(Errc::kInvalidArgument, "owner " + wish.owner_id + " holds clone " + outcome.held->clone.id +
                                              " already; release it first or choose another owner_id");
   }
-  return take(*std::move(outcome.claim), *pool,
-              {.owner_id = wish.owner_id, .pool = name, .clone = {}, .bound_to_call = true}, wish);
+  return take(*std::move(outcome.claim), member,
+              {.owner_id = wish.owner_id, .pool = member.name, .clone = {}, .bound_to_call = true}, wish);
 }
 
-Result<Lease> PoolSet::take(LeaseTable::Claim claim, pool::Pool& pool, Lease lease, const Wish& wish) {
-  // Opened before the clone is taken: a wrong path costs none. Ours are closed when it has its own.
-  const pool::Attachments attachments{
-      .disks = GRANARY_TRY(open_disks(wish.disks, pool.status().shape.devices.block_slots)), .taps = {}};
+// A pool may retire while its caller waits: then the one that took over its name serves.
+Result<pool::CloneInfo> PoolSet::hand_over(Member member, const Wish& wish) {
+  for (;;) {
+    // Opened before the clone is taken: a wrong path costs none. Ours are closed when it has its own.
+    const uint8_t slots = member.pool->settings().shape.devices.block_slots;
+    const pool::Attachments attachments{.disks = GRANARY_TRY(open_disks(wish.disks, slots)), .taps = {}};
+    auto clone = member.pool->acquire({.hostname = wish.hostname}, wish.deadline, attachments);
+    if (clone || !clone.error().is(Errc::kShuttingDown)) return clone;
+    Member successor = GRANARY_TRY(find(member.name));
+    if (successor.pool == member.pool) return clone;
+    member = std::move(successor);
+  }
+}
+
+Result<Lease> PoolSet::take(LeaseTable::Claim claim, Member member, Lease lease, const Wish& wish) {
   lease.disks = wish.disks;
-  lease.clone = GRANARY_TRY(pool.acquire({.hostname = wish.hostname}, wish.deadline, attachments));
+  lease.clone = GRANARY_TRY(hand_over(std::move(member), wish));
   const std::string& id = lease.clone.id;
   fault_point("acquire.handed-over");
   // What is not in the journal would be ended at the next start.
@@ -201,7 +214,20 @@ Result<bool> PoolSet::release(const std::string& clone_id) {
     return Error(Errc::kCloneUnknown, "clone " + one_line(clone_id.substr(0, 80)) + "; `granaryctl ls` lists them");
   }
   if (!end_lease(clone_id, "released")) return false;
-  return GRANARY_TRY(find(lease->pool))->release(clone_id);
+  return reclaim(clone_id);
+}
+
+// Clone ids tell nothing of pools, and a name may have had several.
+Result<bool> PoolSet::reclaim(const std::string& clone_id) {
+  bool was_there = false;
+  for (const Member& member : all_members()) {
+    was_there = GRANARY_TRY(member.pool->release(clone_id));
+    if (was_there) break;
+  }
+  const std::lock_guard lock(pools_mutex_);
+  clone_went_ = true;
+  retired_changed_.notify_all();
+  return was_there;
 }
 
 Result<bool> PoolSet::release_owner(const std::string& owner_id) {
@@ -239,8 +265,7 @@ void PoolSet::reclaim_posted(const std::stop_token& stop) {
     const Job job = std::move(jobs_.front());
     jobs_.pop_front();
     lock.unlock();
-    const auto pool = find(job.pool);
-    const auto released = pool ? (*pool)->release(job.clone_id) : Result<bool>(false);
+    const auto released = reclaim(job.clone_id);
     if (!released)
       spdlog::error("reclaim failed pool={} clone={} error=\"{}\"", job.pool, job.clone_id,
                     log_value(released.error().message()));
@@ -257,30 +282,33 @@ Result<Lease> PoolSet::running(const std::string& clone_id) const {
 
 std::vector<pool::PoolStatus> PoolSet::status() const {
   std::vector<pool::PoolStatus> all;
-  for (const auto& [name, pool] : pools_) all.push_back(pool->status());
+  for (const Member& member : members()) all.push_back(member.pool->status());
   return all;
 }
 
 Result<std::vector<pool::CloneStatus>> PoolSet::clones(const std::string& name) const {
-  if (!name.empty()) return GRANARY_TRY(find(name))->clones();
   std::vector<pool::CloneStatus> all;
-  for (const auto& [pool_name, pool] : pools_) {
-    for (pool::CloneStatus& clone : pool->clones()) all.push_back(std::move(clone));
+  bool known = name.empty();
+  for (const Member& member : all_members()) {
+    if (!name.empty() && member.name != name) continue;
+    known = true;
+    for (pool::CloneStatus& clone : member.pool->clones()) all.push_back(std::move(clone));
   }
+  if (!known) GRANARY_TRY(find(name));
   return all;
 }
 
 std::vector<std::pair<std::string, pool::PoolMemory>> PoolSet::memory() const {
   std::vector<std::pair<std::string, pool::PoolMemory>> all;
-  for (const auto& [name, pool] : pools_) all.emplace_back(name, pool->memory());
+  for (const Member& member : all_members()) all.emplace_back(member.name, member.pool->memory());
   return all;
 }
 
 Result<std::vector<pool::FlightRecord>> PoolSet::flights(const std::string& clone_id) const {
   std::vector<pool::FlightRecord> found = resources_.flights.failures();
   if (clone_id.empty()) return found;
-  for (const auto& [name, pool] : pools_) {
-    for (pool::FlightRecord& record : pool->flights()) found.push_back(std::move(record));
+  for (const Member& member : all_members()) {
+    for (pool::FlightRecord& record : member.pool->flights()) found.push_back(std::move(record));
   }
   std::erase_if(found, [&](const pool::FlightRecord& record) { return !record.clone_id.starts_with(clone_id); });
   if (!found.empty()) return found;
@@ -289,8 +317,8 @@ Result<std::vector<pool::FlightRecord>> PoolSet::flights(const std::string& clon
 }
 
 Result<std::string> PoolSet::console(const std::string& clone_id) const {
-  for (const auto& [name, pool] : pools_) {
-    auto text = pool->console(clone_id);
+  for (const Member& member : all_members()) {
+    auto text = member.pool->console(clone_id);
     if (text || !text.error().is(Errc::kCloneUnknown)) return text;
   }
   GRANARY_TRY(running(clone_id));
@@ -312,7 +340,7 @@ Result<std::vector<PoolSet::TemplateUse>> PoolSet::templates() const {
 
 Result<std::string> PoolSet::build_template(const std::string& name, bool force,
                                             const std::function<void(const std::string&)>& progress) {
-  pool::Pool* const pool = GRANARY_TRY(find(name));
+  const std::shared_ptr<pool::Pool> pool = GRANARY_TRY(find(name)).pool;
   const pool::PoolStatus before = pool->status();
   if (!force && before.template_state == "ready") return before.template_key;
   GRANARY_TRY(pool->rebuild_template(progress));
@@ -357,19 +385,23 @@ Result<std::vector<std::string>> PoolSet::audit() const {
 }
 
 void PoolSet::spawner_replaced() {
-  for (const auto& [name, pool] : pools_) pool->spawner_replaced();
+  for (const Member& member : all_members()) member.pool->spawner_replaced();
 }
 
 void PoolSet::drain() {
-  for (const auto& [name, pool] : pools_) pool->drain(false);
+  {
+    const std::lock_guard lock(pools_mutex_);
+    draining_ = true;
+  }
+  for (const Member& member : all_members()) member.pool->drain(false);
 }
 
 void PoolSet::finish(const std::string& reason) {
   for (const Lease& lease : leases_.all()) {
     if (!lease.bound_to_call || !end_lease(lease.clone.id, reason)) continue;
-    if (const auto pool = find(lease.pool)) (void)(*pool)->release(lease.clone.id);
+    (void)reclaim(lease.clone.id);
   }
-  for (const auto& [name, pool] : pools_) pool->leave_running();
+  for (const Member& member : all_members()) member.pool->leave_running();
 }
 
 }  // namespace granary::agent

@@ -16,6 +16,7 @@
 #include "agent/flight_log.h"
 #include "agent/journal.h"
 #include "agent/leases.h"
+#include "agent/sizing.h"
 #include "vmpool/pool/pool.h"
 #include "vmpool/pool/spawner_client.h"
 #include "vmpool/pool/template_store.h"
@@ -49,10 +50,36 @@ class PoolSet {
     std::vector<std::string> used_by;
   };
 
+  struct Configuration {
+    uint64_t generation = 0;  // 1: what the agent was started with
+    std::string hash;         // Config::hash
+    std::string refused;      // why the newest file is not the one that runs; empty when it is
+  };
+
   // Starts every pool of a checked configuration; the first error of any ends those already started.
   static Result<std::unique_ptr<PoolSet>> start(const Config& config, Resources resources);
   // As finish().
   ~PoolSet();
+
+  // Makes a checked configuration the running one, without a held clone noticing. Limits change in place. A pool that is
+  // configured no longer, or with another shape, template or devices, retires: nobody gets a clone of it any more, idle ones are
+  // reclaimed, and it goes with its last held one. With the first error of a new pool nothing has changed.
+  Status apply(const Config& config);
+  // Why the newest file is refused, or "" when it is not. True: that is news.
+  bool note_refused(const std::string& why);
+  [[nodiscard]] Configuration configuration() const;
+  // Clones of retired pools.
+  [[nodiscard]] uint32_t retired_clones() const;
+
+  // Lets every pool keep as many idle clones as its settings, the budgets and the pressure permit (sizing.h); what is beyond
+  // that is reclaimed, which a "shed" event tells.
+  void size_idle(PressureLevel level);
+  // The same because the pools have changed, not the pressure: it sheds nothing once more.
+  void resize_idle();
+  [[nodiscard]] bool has_budgets() const;
+  [[nodiscard]] uint64_t min_available() const;
+  // Logs and publishes something about the agent, or about a pool.
+  void tell(const std::string& kind, const std::string& pool, const std::string& text);
 
   // Takes up a clone whose explicit lease an earlier agent gave. One of a pool that is configured no longer goes to the first
   // pool, which reclaims it when it is released. Errors of Pool::adopt(): then it counts as ended.
@@ -74,7 +101,7 @@ class PoolSet {
   // The lease of a running clone; kCloneGone with the reason, kCloneUnknown.
   [[nodiscard]] Result<Lease> running(const std::string& clone_id) const;
   [[nodiscard]] std::vector<pool::PoolStatus> status() const;
-  // Of one pool, or of all for an empty name; kPoolUnknown.
+  // Of one pool, or of all for an empty name, retired ones too; kPoolUnknown.
   [[nodiscard]] Result<std::vector<pool::CloneStatus>> clones(const std::string& pool) const;
   [[nodiscard]] std::optional<Lease> lease_of(const std::string& clone_id) const { return leases_.of_clone(clone_id); }
   [[nodiscard]] std::vector<std::pair<std::string, pool::PoolMemory>> memory() const;
@@ -113,12 +140,24 @@ class PoolSet {
     std::string clone_id;
   };
   explicit PoolSet(Resources resources) : resources_(std::move(resources)) {}
-  Status add(const pool::PoolSettings& settings);
+  // Shared, because a call may still use a pool that was retired meanwhile.
+  struct Member {
+    std::string name;
+    std::shared_ptr<pool::Pool> pool;
+  };
+  [[nodiscard]] Result<Member> make(const pool::PoolSettings& settings);
   [[nodiscard]] pool::CloneGroups groups() const;
   [[nodiscard]] pool::CloneJournal journal(const std::string& pool) const;
   [[nodiscard]] pool::PoolObserver observer(const std::string& pool) const;
-  [[nodiscard]] Result<pool::Pool*> find(const std::string& name) const;
-  Result<Lease> take(LeaseTable::Claim claim, pool::Pool& pool, Lease lease, const Wish& wish);
+  // The configured one; the first for an empty name.
+  [[nodiscard]] Result<Member> find(const std::string& name) const;
+  [[nodiscard]] std::vector<Member> members() const;      // as configured
+  [[nodiscard]] std::vector<Member> all_members() const;  // and the retired ones
+  Result<Lease> take(LeaseTable::Claim claim, Member member, Lease lease, const Wish& wish);
+  Result<pool::CloneInfo> hand_over(Member member, const Wish& wish);
+  Result<bool> reclaim(const std::string& clone_id);
+  void size_by(PressureLevel level);
+  void end_retired(const std::stop_token& stop);
   [[nodiscard]] Result<AuditSample> sample() const;
   bool end_lease(const std::string& clone_id, const std::string& reason);
   void post(Job job);
@@ -127,12 +166,25 @@ class PoolSet {
   Resources resources_;
   LeaseTable leases_;
   std::vector<std::function<void(const std::string&, const std::string&)>> lease_ended_;
-  std::vector<std::pair<std::string, std::unique_ptr<pool::Pool>>> pools_;  // in the configuration's order
+
+  mutable std::mutex pools_mutex_;  // never held across a call of a pool
+  std::condition_variable_any retired_changed_;
+  std::vector<Member> pools_;  // in the configuration's order
+  std::vector<Member> retired_;
+  bool clone_went_ = false;  // perhaps the last of a retired pool
+  Configuration configuration_;
+  std::optional<uint64_t> memory_budget_;
+  uint64_t min_available_ = 0;
+  bool draining_ = false;
+
+  std::mutex sizing_mutex_;  // one sizing at a time
+  PressureLevel level_ = PressureLevel::kNone;
 
   std::mutex jobs_mutex_;
   std::condition_variable_any jobs_changed_;
   std::deque<Job> jobs_;
   std::jthread reclaimer_;
+  std::jthread retirer_;
 };
 
 }  // namespace granary::agent

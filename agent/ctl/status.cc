@@ -18,7 +18,8 @@ void print(const Globals& globals, const v1::StatusResponse& status) {
     std::cout << to_json(status) << std::endl;
     return;
   }
-  std::cout << "granaryd " << status.version() << (status.draining() ? ", shutting down" : "") << "\n\n";
+  std::cout << "granaryd " << status.version() << (status.draining() ? ", shutting down" : "") << ", configuration "
+            << status.config().generation() << " (" << or_dash(status.config().hash()) << ")\n\n";
   Table table({"POOL", "SHAPE", "TEMPLATE", "STATE", "WARM", "RESTORING", "RUNNING", "RECLAIMING", "HITS", "WAITED",
                "FAILED", "RECLAIMED", "LEAKS"});
   for (const v1::PoolStatus& pool : status.pools()) {
@@ -30,6 +31,16 @@ void print(const Globals& globals, const v1::StatusResponse& status) {
                number(pool.reclaimed()), number(pool.leaks())});
   }
   table.print(std::cout);
+  if (!status.config().refused().empty()) {
+    std::cout << "\nthe newest configuration is refused: " << status.config().refused() << "\n";
+  }
+  if (status.retired_clones() > 0) std::cout << "\nclones held of retired pools: " << status.retired_clones() << "\n";
+  for (const v1::PoolStatus& pool : status.pools()) {
+    if (pool.bound().empty()) continue;
+    std::cout << "\n" << pool.name() << " may keep " << pool.target() << " of " << pool.size() << " idle clones: "
+              << pool.bound() << " (" << human_size(pool.clone_bytes()) << " each, " << human_size(pool.other_bytes())
+              << " besides)\n";
+  }
   for (const v1::PoolStatus& pool : status.pools()) {
     if (!pool.last_error().empty()) std::cout << "\nlast error of " << pool.name() << ": " << pool.last_error() << "\n";
   }

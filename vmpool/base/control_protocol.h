@@ -127,6 +127,8 @@ struct DeviceSet {
   uint8_t balloon;
   uint8_t fs;
   uint8_t reserved[2];
+
+  bool operator==(const DeviceSet&) const = default;
 };
 // vsock is always there, in slot 0.
 

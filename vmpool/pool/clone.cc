@@ -190,6 +190,14 @@ std::string Clone::console(size_t limit_bytes) const {
   return status_ ? status_->console_tail(limit_bytes) : std::string();
 }
 
+uint64_t Clone::measure() {
+  const auto& of_group = tools_.groups.memory_bytes;
+  const Result<uint64_t> charged = of_group ? of_group(group_) : Result<uint64_t>(0);
+  const uint64_t bytes = charged && *charged > 0 ? *charged : memory_bytes();
+  if (bytes > 0) measured_bytes_ = bytes;
+  return bytes;
+}
+
 uint64_t Clone::memory_bytes() const {
   const Result<std::string> rollup = read_file("/proc/" + std::to_string(vm_.pid) + "/smaps_rollup");
   if (!rollup) return 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -64,6 +65,10 @@ class Clone {
   [[nodiscard]] uint64_t memory_bytes() const;
   // What it has for itself: what it wrote of the template's memory, and all else that no other process maps.
   [[nodiscard]] uint64_t own_memory_bytes() const;
+  // What the clone costs now: its cgroup's memory, else memory_bytes(); 0 when neither can be read. It is kept for
+  // measured_bytes(), 0 before the first time.
+  uint64_t measure();
+  [[nodiscard]] uint64_t measured_bytes() const { return measured_bytes_; }
 
   [[nodiscard]] const std::string& id() const { return id_; }
   [[nodiscard]] const Uuid& uuid() const { return uuid_; }
@@ -81,6 +86,7 @@ class Clone {
   Uuid uuid_;
   std::string id_;
   std::string group_;
+  std::atomic<uint64_t> measured_bytes_ = 0;
   bool is_journalled_ = false;
   bool has_group_ = false;
   bool has_vm_ = false;

@@ -17,7 +17,7 @@ enum class Measure {
   kTemplateSeconds,  // a template built: power-on until it is kept
   kAcquires,         // "hit", "waited", "cold" (restored because of it), "failed"
   kRefills,          // "ok", "failed"
-  kEvictions,        // idle clones given up; why: "template", "spawner", …
+  kEvictions,        // idle clones given up; why: "template", "spawner", "size", "memory"
   kCloneFailures,    // in which state
   kVmmExits,         // "reclaimed", or how it ended by itself: an EndState
   kLeaks,            // resources that could not be proven gone

@@ -19,6 +19,7 @@ Result<CloneInfo> Pool::acquire(const IdentityRequest& identity, SteadyTime dead
   return impl_->acquire(identity, deadline, attachments);
 }
 Result<bool> Pool::release(const std::string& clone_id) { return impl_->release(clone_id); }
+PoolSettings Pool::settings() const { return impl_->settings(); }
 PoolStatus Pool::status() const { return impl_->status(); }
 std::vector<CloneStatus> Pool::clones() const { return impl_->clones(); }
 PoolMemory Pool::memory() const { return impl_->memory(); }
@@ -30,6 +31,9 @@ void Pool::on_clone_ended(std::function<void(const std::string&, EndState, const
 Status Pool::rebuild_template(const std::function<void(const std::string&)>& progress) {
   return impl_->rebuild_template(progress);
 }
+Status Pool::resize(const PoolLimits& limits) { return impl_->resize(limits); }
+PoolUsage Pool::usage() const { return impl_->usage(); }
+uint32_t Pool::allow(const PoolAllowance& allowance) { return impl_->allow(allowance); }
 Status Pool::adopt(CloneInfo info, const std::string& group) { return impl_->adopt(std::move(info), group); }
 void Pool::drain(bool and_running) { impl_->drain(and_running); }
 void Pool::spawner_replaced() { impl_->spawner_replaced(); }

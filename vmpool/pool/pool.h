@@ -27,6 +27,8 @@ struct Shape {
   uint32_t vcpus = 1;
   uint64_t memory_bytes = 256 * kMiB;
   control::DeviceSet devices{.net_slots = 2, .block_slots = 8, .entropy = 1, .console = 1, .balloon = 1, .fs = 0, .reserved = {}};
+
+  bool operator==(const Shape&) const = default;
 };
 
 // What a template is made from. Paths are opened by the agent; the VMM only ever gets descriptors.
@@ -34,18 +36,28 @@ struct TemplateSource {
   std::string kernel_path;
   std::string initramfs_path;  // empty: none (tiny guests)
   std::string command_line;
+
+  bool operator==(const TemplateSource&) const = default;
 };
 
-struct PoolSettings {
-  std::string name;
-  Shape shape;
-  TemplateSource source;
+// What may change while a pool runs: Pool::resize().
+struct PoolLimits {
   uint32_t size = 4;                // warm clones to keep
+  uint32_t min = 0;                 // of them, how many no budget takes away; at most `size`
   uint32_t max = 64;                // clones in any state; Acquire beyond it waits
   uint32_t refill_concurrency = 2;  // restores in flight
+  std::optional<uint64_t> memory_budget;  // bytes of what PoolUsage counts; for who calls allow()
   std::chrono::milliseconds boot_timeout{120'000};
   std::chrono::milliseconds probe_timeout{10'000};
   std::chrono::milliseconds identity_timeout{10'000};
+
+  bool operator==(const PoolLimits&) const = default;
+};
+
+struct PoolSettings : PoolLimits {
+  std::string name;
+  Shape shape;
+  TemplateSource source;
 };
 
 // What makes one clone different (design.md: identity). Empty fields are chosen by the pool.
@@ -80,6 +92,23 @@ struct CloneInfo {
   bool operator==(const CloneInfo&) const = default;
 };
 
+// What a pool's memory is used for. Measured once per clone, when it is parked: from its cgroup, kernel memory included, else as
+// Pss. A held clone counts with what it had then, because that stays charged to the pool; what it touches later is its owner's.
+struct PoolUsage {
+  uint32_t idle = 0;         // clones that are warm, or on their way there
+  uint32_t held = 0;         // other clones: handed over, or being reclaimed
+  uint64_t clone_bytes = 0;  // the mean of those measured; before the first: as much as the template holds, and 4 MiB
+  uint64_t other_bytes = 0;  // template, shells, clones that are handed over
+  uint64_t going_bytes = 0;  // clones that are being reclaimed
+};
+
+// What a pool may keep, besides its settings. An acquire that finds no warm clone is served all the same.
+struct PoolAllowance {
+  uint32_t idle = UINT32_MAX;    // 0: no shells either
+  uint32_t clones = UINT32_MAX;  // in any state; one more is not made
+  std::string reason = {};       // for PoolStatus
+};
+
 // For Status and List. `state`: restoring, probing, warm, acquiring, running, reclaiming.
 struct CloneStatus {
   CloneInfo info;
@@ -92,7 +121,11 @@ struct PoolStatus {
   Shape shape;
   std::string template_key;    // empty until one is ready
   std::string template_state;  // "building: 40% kernel booting", "ready", "failed: …"
-  uint32_t target = 0;
+  uint32_t size = 0;    // as configured
+  uint32_t min = 0;
+  uint32_t target = 0;  // at most `size`
+  std::string bound;    // PoolAllowance::reason
+  PoolUsage usage;
   uint32_t warm = 0;
   uint32_t restoring = 0;
   uint32_t running = 0;
@@ -115,7 +148,7 @@ struct PoolMemory {
 // Something worth telling: template built, clone ready, handed over, reclaimed, pool empty, failure.
 struct Event {
   std::chrono::system_clock::time_point when;
-  std::string kind;  // "template-building", "template-ready", "template-failed", "clone-ready", "handed-over", "reclaimed", "reclaim-failed", "pool-empty", "clone-failed", "adopted"
+  std::string kind;  // "template-building", "template-ready", "template-failed", "clone-ready", "handed-over", "reclaimed", "reclaim-failed", "pool-empty", "clone-failed", "adopted"; the agent's: "config-applied", "config-refused", "pool-resized", "pool-retired", "pool-gone", "pressure", "shed"
   std::string pool;
   std::string clone_id;
   std::string text;
@@ -127,6 +160,7 @@ struct CloneGroups {
   std::function<Result<Fd>(const std::string& name)> create;
   std::function<Status(const std::string& name, int32_t pid)> add;
   std::function<Status(const std::string& name)> remove;
+  std::function<Result<uint64_t>(const std::string& name)> memory_bytes = {};  // none: Pss is used
 };
 
 // Told of what a clone is about to have, before it has it; the agent keeps it for its successor. A failure of the first two
@@ -179,6 +213,7 @@ class Pool {
   // ended) and kCloneUnknown when the spawner has it no longer: then nothing but its cgroup can be left.
   Status adopt(CloneInfo info, const std::string& group);
 
+  [[nodiscard]] PoolSettings settings() const;
   [[nodiscard]] PoolStatus status() const;
   [[nodiscard]] std::vector<CloneStatus> clones() const;
   // Takes some µs per clone.
@@ -189,6 +224,14 @@ class Pool {
   [[nodiscard]] Result<std::string> console(const std::string& clone_id) const;
   // How a running clone ended, as soon as it did (guest panic, VMM killed …): called from the pool's thread once.
   void on_clone_ended(std::function<void(const std::string& clone_id, EndState, const std::string& reason)> callback);
+
+  // Sets new limits; clones that are held, or on their way in, are not touched. Growing fills, shrinking reclaims idle clones.
+  // kInvalidArgument, as start(): nothing has changed then.
+  Status resize(const PoolLimits& limits);
+
+  [[nodiscard]] PoolUsage usage() const;
+  // Reclaims the idle clones beyond it; returns how many.
+  uint32_t allow(const PoolAllowance& allowance);
 
   // Builds the template anew and switches to it: later refills use it, idle clones of the old one are reclaimed, running ones
   // live on. `progress` gets one line of text per step. Blocks until it is ready.

@@ -104,9 +104,11 @@ std::optional<std::string> Pool::Impl::take_warm() {
 Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityRequest& identity,
                                         const Attachments& attachments, SteadyTime begin, bool waited) {
   std::shared_ptr<Clone> clone;
+  std::chrono::milliseconds identity_timeout{};
   {
     const std::lock_guard lock(mutex_);
     clone = entries_.at(id).clone;
+    identity_timeout = settings_.identity_timeout;
   }
   const bool attaches = !attachments.disks.empty() || !attachments.taps.empty();
   if (const Status attached = clone->attach(attachments); !attached) {
@@ -117,7 +119,7 @@ Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityReq
   }
   const std::string hostname = identity.hostname.empty() ? "granary-" + id.substr(0, 8) : identity.hostname;
   const SteadyTime unparked = SteadyClock::now();
-  const Result<AppliedIdentity> applied = clone->hand_over(hostname, settings_.identity_timeout);
+  const Result<AppliedIdentity> applied = clone->hand_over(hostname, identity_timeout);
   if (!applied) return abandon(id, applied.error(), attaches);
   measure_since(unparked, Measure::kIdentitySeconds);
   std::unique_lock lock(mutex_);

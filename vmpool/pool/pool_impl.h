@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -21,6 +22,8 @@ namespace granary::pool {
 
 // kInvalidArgument, kMemoryOutOfRange, kVcpusOutOfRange, kCommandLineTooLong, kKernelMissing, kInitramfsMissing.
 Status check_settings(const PoolSettings& settings);
+// kInvalidArgument; `name` is the pool's.
+Status check_limits(const std::string& name, const PoolLimits& limits);
 
 // "3.10 ms"
 std::string in_ms(std::chrono::nanoseconds time);
@@ -39,7 +42,7 @@ class Backoff {
 
 // The pool's inside. Threads and what they do:
 //   template   loads or builds the first template, then ends
-//   refill     (refill_concurrency of them) shell → restore → probe → park
+//   refill     (refill_concurrency of them; after it shrank the rest wait) shell → restore → probe → park
 //   reclaim    destroys what was given up and tells about running clones that ended
 //   callers    acquire, release, status …
 //   spawner's  reader: on_exited(), brief
@@ -53,6 +56,7 @@ class Pool::Impl {
   void start();
   Result<CloneInfo> acquire(const IdentityRequest& identity, SteadyTime deadline, const Attachments& attachments);
   Result<bool> release(const std::string& clone_id);
+  [[nodiscard]] PoolSettings settings() const;
   [[nodiscard]] PoolStatus status() const;
   [[nodiscard]] std::vector<CloneStatus> clones() const;
   [[nodiscard]] PoolMemory memory() const;
@@ -61,6 +65,9 @@ class Pool::Impl {
   void on_clone_ended(std::function<void(const std::string&, EndState, const std::string&)> callback);
   Status rebuild_template(const std::function<void(const std::string&)>& progress);
   Status adopt(CloneInfo info, const std::string& group);
+  Status resize(const PoolLimits& limits);
+  [[nodiscard]] PoolUsage usage() const;
+  uint32_t allow(const PoolAllowance& allowance);
   void drain(bool and_running);
   void leave_running();
   void spawner_replaced();
@@ -84,6 +91,7 @@ class Pool::Impl {
   struct CurrentTemplate {
     std::shared_ptr<const Template> content;
     uint64_t generation = 0;
+    uint64_t bytes = 0;  // of its file, holes left out
   };
   enum class Work { kStop, kWait, kRefill, kShell };
 
@@ -95,13 +103,19 @@ class Pool::Impl {
   void set_template_state(const std::string& state);
 
   // pool_refill.cc
-  void refill_loop();
-  [[nodiscard]] Work next_work() const;
+  void refill_loop(uint32_t index);
+  void start_refill_threads();
+  [[nodiscard]] Work next_work(uint32_t index) const;
   [[nodiscard]] SteadyTime no_work_before() const;
+
+  // pool_limits.cc
+  [[nodiscard]] uint32_t idle_target() const { return std::min(settings_.size, allowance_.idle); }
+  uint32_t give_up_surplus();
+  [[nodiscard]] PoolUsage usage_locked() const;
   void refill_one(std::unique_lock<std::mutex>& lock);
   void shell_one(std::unique_lock<std::mutex>& lock);
   std::shared_ptr<Clone> take_shell();
-  Status prepare(Clone& clone, bool is_shell, const Template& content);
+  Status prepare(Clone& clone, bool is_shell, const Template& content, std::chrono::milliseconds probe_timeout);
   void set_state(const std::string& id, State state);
   void enter(Entry& entry, State state);
   void note_failure(const std::string& what);
@@ -146,7 +160,7 @@ class Pool::Impl {
   [[nodiscard]] uint32_t count(State state) const;
   [[nodiscard]] CloneTools tools() { return {resources_.spawner, resources_.groups, resources_.journal}; }
 
-  const PoolSettings settings_;
+  PoolSettings settings_;  // its PoolLimits are guarded by mutex_; name, shape and source never change
   PoolResources resources_;
   uint64_t exit_handler_ = 0;
   std::atomic<bool> cancel_build_ = false;
@@ -164,6 +178,9 @@ class Pool::Impl {
   std::string template_state_ = "waiting";
   std::map<std::string, Entry> entries_;
   std::deque<std::string> warm_;
+  PoolAllowance allowance_;
+  uint64_t limits_version_ = 0;       // counts changes of settings_ and allowance_
+  uint64_t last_measured_bytes_ = 0;  // of a clone of this template
   std::deque<std::shared_ptr<Clone>> shells_;
   uint32_t making_shells_ = 0;
   std::deque<std::string> to_reclaim_;
@@ -180,6 +197,7 @@ class Pool::Impl {
   uint64_t leaks_ = 0;
   std::function<void(const std::string&, EndState, const std::string&)> ended_callback_;
 
+  uint32_t refill_threads_ = 0;
   std::vector<std::thread> threads_;
 };
 

@@ -12,10 +12,16 @@ void Backoff::failed(SteadyTime now) {
   ++failures_;
 }
 
-void Pool::Impl::refill_loop() {
+void Pool::Impl::start_refill_threads() {
+  for (; refill_threads_ < settings_.refill_concurrency; ++refill_threads_) {
+    threads_.emplace_back([this, index = refill_threads_] { refill_loop(index); });
+  }
+}
+
+void Pool::Impl::refill_loop(uint32_t index) {
   std::unique_lock lock(mutex_);
   for (;;) {
-    switch (next_work()) {
+    switch (next_work(index)) {
       case Work::kStop:
         return;
       case Work::kRefill:
@@ -42,12 +48,15 @@ SteadyTime Pool::Impl::no_work_before() const {
   return waiters_ > 0 ? backoff_.not_before() : std::max(backoff_.not_before(), handed_over_ + kAnswerFirst);
 }
 
-Pool::Impl::Work Pool::Impl::next_work() const {
+Pool::Impl::Work Pool::Impl::next_work(uint32_t index) const {
   if (stopping_) return Work::kStop;
+  if (index >= settings_.refill_concurrency) return Work::kWait;
   if (draining_ || SteadyClock::now() < no_work_before()) return Work::kWait;
   const uint32_t coming = count(State::kRestoring) + count(State::kProbing) + static_cast<uint32_t>(warm_.size());
-  const bool wanted = coming < settings_.size + waiters_ && entries_.size() < settings_.max;
+  const bool allowed = coming < waiters_ || entries_.size() < allowance_.clones;
+  const bool wanted = coming < idle_target() + waiters_ && allowed && entries_.size() < settings_.max;
   if (template_.content && wanted) return Work::kRefill;
+  if (allowance_.idle == 0) return Work::kWait;
   const bool room_for_shell = entries_.size() + shells_.size() + making_shells_ < settings_.max;
   if (shells_.size() + making_shells_ < settings_.refill_concurrency && room_for_shell) return Work::kShell;
   return Work::kWait;
@@ -74,6 +83,7 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
   }
   const std::string id = clone->id();
   const CurrentTemplate from = template_;
+  const uint64_t limits = limits_version_;
   const uint64_t epoch = resources_.spawner.epoch();
   Entry& entry = entries_[id];
   entry.clone = clone;
@@ -83,8 +93,9 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
   entry.info.id = id;
   entry.info.pool = settings_.name;
   entry.info.template_key = from.content->key;
+  const std::chrono::milliseconds probe_timeout = settings_.probe_timeout;
   lock.unlock();
-  const Status prepared = prepare(*clone, is_shell, *from.content);
+  const Status prepared = prepare(*clone, is_shell, *from.content, probe_timeout);
   lock.lock();
   Entry& done = entries_.at(id);
   done.info.vm = clone->vm();
@@ -96,6 +107,8 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
     enter(done, State::kWarm);
     warm_.push_back(id);
     backoff_.succeeded();
+    // It was wanted when it was begun.
+    if (limits != limits_version_) give_up_surplus();
     warm_cv_.notify_one();
   } else {
     const std::string why = prepared ? "the VMM ended while its clone was prepared" : prepared.error().message();
@@ -105,6 +118,11 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
   }
   lock.unlock();
   measure(Measure::kRefills, 1, usable ? "ok" : "failed");
+  const uint64_t bytes = usable ? clone->measure() : 0;
+  if (bytes > 0) {
+    const std::lock_guard measured(mutex_);
+    if (from.generation == template_.generation) last_measured_bytes_ = bytes;
+  }
   if (usable) {
     emit("clone-ready", id, is_shell ? "restored into a ready shell" : "restored");
   } else {
@@ -113,7 +131,8 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
   lock.lock();
 }
 
-Status Pool::Impl::prepare(Clone& clone, bool is_shell, const Template& content) {
+Status Pool::Impl::prepare(Clone& clone, bool is_shell, const Template& content,
+                           std::chrono::milliseconds probe_timeout) {
   if (!is_shell) GRANARY_TRY(clone.make_shell(settings_.shape));
   const SteadyTime begin = SteadyClock::now();
   GRANARY_TRY(clone.restore(content));
@@ -121,7 +140,7 @@ Status Pool::Impl::prepare(Clone& clone, bool is_shell, const Template& content)
   fault_point("restore.done");
   set_state(clone.id(), State::kProbing);
   const SteadyTime restored = SteadyClock::now();
-  GRANARY_TRY(clone.probe(settings_.probe_timeout));
+  GRANARY_TRY(clone.probe(probe_timeout));
   measure_since(restored, Measure::kProbeSeconds);
   fault_point("restore.probed");
   return clone.park();
@@ -132,11 +151,12 @@ void Pool::Impl::shell_one(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
   Result<std::shared_ptr<Clone>> shell = Clone::create(tools(), "clone");
   const Status made = shell ? (*shell)->make_shell(settings_.shape) : Status(shell.error());
+  if (made) (*shell)->measure();
   lock.lock();
   --making_shells_;
   if (!made && !draining_) note_failure(made.error().message());
   if (!made && shell) (*shell)->flight().fail(made.error().message());
-  if (shell && made && !draining_) {
+  if (shell && made && !draining_ && allowance_.idle > 0) {
     shells_.push_back(std::move(*shell));
   } else if (shell) {
     doomed_.push_back(std::move(*shell));

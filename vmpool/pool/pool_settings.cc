@@ -10,24 +10,6 @@ namespace {
 constexpr uint32_t kMaxPoolSize = 4096;
 constexpr uint32_t kMaxRefillConcurrency = 64;
 
-Status check_sizes(const PoolSettings& settings) {
-  const auto refuse = [&](const std::string& what) {
-    return Status(Error(Errc::kInvalidArgument, "pool \"" + settings.name + "\": " + what));
-  };
-  if (settings.name.empty() || settings.name.find_first_of("/\n") != std::string::npos) return refuse("not a name");
-  if (settings.max == 0 || settings.max > kMaxPoolSize) {
-    return refuse("max is " + std::to_string(settings.max) + "; allowed: 1 to " + std::to_string(kMaxPoolSize));
-  }
-  if (settings.size > settings.max) {
-    return refuse("size " + std::to_string(settings.size) + " is above max " + std::to_string(settings.max));
-  }
-  if (settings.refill_concurrency == 0 || settings.refill_concurrency > kMaxRefillConcurrency) {
-    return refuse("refill_concurrency is " + std::to_string(settings.refill_concurrency) + "; allowed: 1 to " +
-                  std::to_string(kMaxRefillConcurrency));
-  }
-  return ok();
-}
-
 Status check_shape(const Shape& shape) {
   if (shape.memory_bytes < kMinGuestMemory || shape.memory_bytes > kMaxGuestMemory ||
       shape.memory_bytes % kPageSize != 0) {
@@ -50,8 +32,31 @@ Status check_readable(const std::string& path, Errc missing) {
 
 }  // namespace
 
+Status check_limits(const std::string& name, const PoolLimits& limits) {
+  const auto refuse = [&](const std::string& what) {
+    return Status(Error(Errc::kInvalidArgument, "pool \"" + name + "\": " + what));
+  };
+  if (limits.max == 0 || limits.max > kMaxPoolSize) {
+    return refuse("max is " + std::to_string(limits.max) + "; allowed: 1 to " + std::to_string(kMaxPoolSize));
+  }
+  if (limits.size > limits.max) {
+    return refuse("size " + std::to_string(limits.size) + " is above max " + std::to_string(limits.max));
+  }
+  if (limits.min > limits.size) {
+    return refuse("min " + std::to_string(limits.min) + " is above size " + std::to_string(limits.size));
+  }
+  if (limits.refill_concurrency == 0 || limits.refill_concurrency > kMaxRefillConcurrency) {
+    return refuse("refill_concurrency is " + std::to_string(limits.refill_concurrency) + "; allowed: 1 to " +
+                  std::to_string(kMaxRefillConcurrency));
+  }
+  return ok();
+}
+
 Status check_settings(const PoolSettings& settings) {
-  GRANARY_TRY(check_sizes(settings));
+  if (settings.name.empty() || settings.name.find_first_of("/\n") != std::string::npos) {
+    return Error(Errc::kInvalidArgument, "pool \"" + settings.name + "\": not a name");
+  }
+  GRANARY_TRY(check_limits(settings.name, settings));
   GRANARY_TRY(check_shape(settings.shape));
   if (settings.source.command_line.size() >= sizeof(control::Boot::command_line)) {
     return Error(Errc::kCommandLineTooLong,

@@ -31,7 +31,8 @@ void Pool::Impl::start() {
   exit_handler_ = resources_.spawner.add_exit_handler([this](const control::VmRecord& record) { on_exited(record); });
   threads_.emplace_back([this] { template_loop(); });
   threads_.emplace_back([this] { reclaim_loop(); });
-  for (uint32_t i = 0; i < settings_.refill_concurrency; ++i) threads_.emplace_back([this] { refill_loop(); });
+  const std::lock_guard lock(mutex_);
+  start_refill_threads();
 }
 
 const char* Pool::Impl::to_string(State state) {
@@ -58,6 +59,11 @@ uint32_t Pool::Impl::count(State state) const {
   return n;
 }
 
+PoolSettings Pool::Impl::settings() const {
+  const std::lock_guard lock(mutex_);
+  return settings_;
+}
+
 PoolStatus Pool::Impl::status() const {
   const std::lock_guard lock(mutex_);
   PoolStatus status;
@@ -65,7 +71,11 @@ PoolStatus Pool::Impl::status() const {
   status.shape = settings_.shape;
   if (template_.content) status.template_key = template_.content->key;
   status.template_state = template_state_;
-  status.target = settings_.size;
+  status.size = settings_.size;
+  status.min = settings_.min;
+  status.target = idle_target();
+  status.bound = allowance_.reason;
+  status.usage = usage_locked();
   status.warm = count(State::kWarm);
   status.restoring = count(State::kRestoring) + count(State::kProbing);
   status.running = count(State::kRunning) + count(State::kAcquiring);

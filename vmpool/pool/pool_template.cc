@@ -1,7 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmpool/pool/pool_impl.h"
 
+#include <sys/stat.h>
+
 namespace granary::pool {
+namespace {
+
+uint64_t allocated_bytes(const Fd& file) {
+  constexpr uint64_t kBlock = 512;  // of st_blocks, whatever the file system
+  struct stat info {};
+  return ::fstat(file.get(), &info) == 0 ? static_cast<uint64_t>(info.st_blocks) * kBlock : 0;
+}
+
+}  // namespace
 
 void Pool::Impl::template_loop() {
   Backoff backoff;
@@ -26,7 +37,7 @@ Status Pool::Impl::prepare_template() {
   const std::lock_guard build_lock(build_mutex_);
   set_template_state("hashing kernel and initramfs");
   const TemplateInputs inputs =
-      GRANARY_TRY(template_inputs(settings_, resources_.vmm_build_id, resources_.host_fingerprint));
+      GRANARY_TRY(template_inputs(settings(), resources_.vmm_build_id, resources_.host_fingerprint));
   const std::string key = inputs.key();
   if (Result<Template> kept = resources_.spawner.get_template(key)) {
     set_template(std::move(*kept), "kept by the spawner");
@@ -56,7 +67,8 @@ Status Pool::Impl::build_and_keep(const TemplateInputs& inputs,
   };
   const SteadyTime begin = SteadyClock::now();
   std::vector<std::string> leaks;
-  Result<BuiltTemplate> built = build_template(tools(), settings_, inputs, on_step, cancel_build_, leaks);
+  const PoolSettings now = settings();
+  Result<BuiltTemplate> built = build_template(tools(), now, inputs, on_step, cancel_build_, leaks);
   {
     const std::lock_guard lock(mutex_);
     count_leaks(leaks);
@@ -83,10 +95,13 @@ Status Pool::Impl::build_and_keep(const TemplateInputs& inputs,
 
 void Pool::Impl::set_template(Template content, const std::string& how) {
   const std::string key = content.key;
+  const uint64_t bytes = allocated_bytes(content.memory);
   {
     const std::lock_guard lock(mutex_);
     template_.content = std::make_shared<const Template>(std::move(content));
     ++template_.generation;
+    template_.bytes = bytes;
+    last_measured_bytes_ = 0;
     template_state_ = "ready";
     give_up_idle(/*and_running=*/false, template_.generation, "template");
   }
@@ -103,7 +118,7 @@ Status Pool::Impl::rebuild_template(const std::function<void(const std::string&)
   const std::lock_guard build_lock(build_mutex_);
   if (cancel_build_) return Error(Errc::kShuttingDown, "rebuild the template of pool " + settings_.name);
   const TemplateInputs inputs =
-      GRANARY_TRY(template_inputs(settings_, resources_.vmm_build_id, resources_.host_fingerprint));
+      GRANARY_TRY(template_inputs(settings(), resources_.vmm_build_id, resources_.host_fingerprint));
   const Status built = build_and_keep(inputs, progress);
   if (built) return built;
   {
