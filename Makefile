@@ -3,7 +3,7 @@
 
 BUILD := build
 
-.PHONY: help setup setup-kernel build run test guest-kernel bench matrix fuzz clean asan
+.PHONY: help setup setup-kernel build run test guest-kernel bench matrix soak fuzz clean asan
 help:        ## this text
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+: *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
@@ -31,6 +31,9 @@ bench: build ## benchmarks: make bench ROWS=restore_shell,reclaim (1 min on hard
 
 matrix: build ## granaryd and granary-spawn killed at each named step, REPEAT=n times (default 5; 1 min each)
 	@$(BUILD)/bin/kill_matrix_test --gtest_repeat=$(or $(REPEAT),5) --gtest_break_on_failure --gtest_brief=1
+
+soak: build  ## clones taken and given back while things go wrong: 10 000 tiny, 200 Linux cycles (5 min on hardware, 40 in the node)
+	@tests/soak/run
 
 fuzz: setup  ## libFuzzer, each target for FUZZ_SECONDS (default 60) seconds
 	@tests/fuzz/run $(or $(FUZZ_SECONDS),60)
