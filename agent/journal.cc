@@ -214,15 +214,13 @@ Status Journal::ended(const std::string& id, const std::string& reason) {
   clone.lease.reset();
   clone.leased_unix_ns = 0;
   clone.ended = reason.empty() ? "ended" : reason;
-  return put(clone);
+  return put_fact(line_of(to_json(clone)), [&] { clones_.insert_or_assign(id, clone); });
 }
 
 Status Journal::gone(const std::string& id) {
   const std::lock_guard lock(mutex_);
   if (!clones_.contains(id)) return ok();
-  GRANARY_TRY(append(line_of({{"gone", id}})));
-  clones_.erase(id);
-  return ok();
+  return put_fact(line_of({{"gone", id}}), [&] { clones_.erase(id); });
 }
 
 Journal::Clones Journal::clones() const {
@@ -230,8 +228,9 @@ Journal::Clones Journal::clones() const {
   return clones_;
 }
 
-Result<Journal::Clones> Journal::read_back() const {
+Result<Journal::Clones> Journal::read_back() {
   const std::lock_guard lock(mutex_);
+  if (is_behind_) GRANARY_TRY(compact());
   Replay found = replay(GRANARY_TRY(read_file(path_, kMaxFileBytes)), boot_id_);
   if (found.ignored_bytes > 0) {
     return Error::from_errno(EIO, "journal " + path_ + ": " + std::to_string(found.ignored_bytes) + " damaged bytes at its end");
@@ -260,9 +259,18 @@ Status Journal::put(const JournalClone& clone) {
   return ok();
 }
 
+// What has happened is so, written or not.
+Status Journal::put_fact(const std::string& line, const std::function<void()>& note) {
+  const Status written = append(line);
+  note();
+  if (!written) is_behind_ = true;
+  return written;
+}
+
 Status Journal::append(const std::string& line) {
+  const bool is_history = records_ >= kCompactFrom && records_ >= 4 * (clones_.size() + 1);
   // One that fails is tried again at the next record.
-  if (records_ >= kCompactFrom && records_ >= 4 * (clones_.size() + 1)) (void)compact();
+  if (is_history || is_behind_) (void)compact();
   const Status written = write_all(file_.get(), std::as_bytes(std::span(line)));
   if (!written) {
     // Whatever part of the line is there must not hide what comes after it.
@@ -290,6 +298,7 @@ Status Journal::compact() {
   fault_point("journal.renamed");
   bytes_ = content.size();
   records_ = clones_.size() + 1;
+  is_behind_ = false;
   ++compactions_;
   return ok();
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -48,6 +49,8 @@ class Journal {
   Status spawned(const std::string& id, VmId vm, int32_t pid, const std::string& socket_path);
   // Before the owner hears of it. kCloneGone: its reclaim has come first.
   Status leased(const Lease& lease, int64_t unix_ns);
+  // These two have happened, or will in any case. When they cannot be written, the error says so, the journal knows them
+  // nevertheless, and the file catches up with the next record that can be.
   // Before the clone is killed.
   Status ended(const std::string& id, const std::string& reason);
   // Nothing of it is left.
@@ -56,7 +59,7 @@ class Journal {
   // What is known now.
   [[nodiscard]] Clones clones() const;
   // What the file says now, for an audit.
-  [[nodiscard]] Result<Clones> read_back() const;
+  [[nodiscard]] Result<Clones> read_back();
   // Of the replay at open(): bytes that could not be used, 0 when all was well.
   [[nodiscard]] size_t ignored_bytes() const { return ignored_bytes_; }
   [[nodiscard]] uint64_t records() const;  // in the file
@@ -66,6 +69,7 @@ class Journal {
  private:
   Journal(std::string path, std::string boot_id) : path_(std::move(path)), boot_id_(std::move(boot_id)) {}
   Status put(const JournalClone& clone);
+  Status put_fact(const std::string& line, const std::function<void()>& note);
   Status append(const std::string& line);
   Status compact();
 
@@ -77,6 +81,7 @@ class Journal {
   uint64_t bytes_ = 0;
   uint64_t records_ = 0;     // in the file
   uint64_t compactions_ = 0;
+  bool is_behind_ = false;  // something that happened could not be written: the file is to be written anew
   Clones clones_;
 };
 

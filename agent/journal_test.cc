@@ -8,6 +8,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <functional>
 #include <fstream>
 
 namespace granary::agent {
@@ -61,6 +62,19 @@ class JournalTest : public testing::Test {
     EXPECT_TRUE(journal.spawned("c3", VmId{8}, 100, "/run/8.sock"));
     EXPECT_TRUE(journal.leased(lease_of("c3"), 1));
     EXPECT_TRUE(journal.ended("c3", "released"));
+  }
+
+  // Runs `act` while the file cannot grow by more than 10 bytes.
+  void with_full_disk(const std::function<void()>& act) const {
+    rlimit old{};
+    ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old), 0);
+    const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+    rlimit tight = old;
+    tight.rlim_cur = content().size() + 10;
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &tight), 0);
+    act();
+    ::setrlimit(RLIMIT_FSIZE, &old);
+    ::signal(SIGXFSZ, handler);
   }
 
   fs::path folder_;
@@ -157,15 +171,8 @@ TEST_F(JournalTest, AFullDiskRefusesTheRecordOnly) {
   const auto journal = open();
   fill(*journal);
   const Journal::Clones before = journal->clones();
-  rlimit old{};
-  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old), 0);
-  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
-  rlimit tight = old;
-  tight.rlim_cur = content().size() + 10;
-  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &tight), 0);
-  const Status refused = journal->creating("c4", "p", "g4");
-  ::setrlimit(RLIMIT_FSIZE, &old);
-  ::signal(SIGXFSZ, handler);
+  Status refused = ok();
+  with_full_disk([&] { refused = journal->creating("c4", "p", "g4"); });
   ASSERT_FALSE(refused);
   EXPECT_TRUE(refused.error().is_errno(EFBIG));
   EXPECT_THAT(refused.error().message(), HasSubstr("make room"));
@@ -173,6 +180,31 @@ TEST_F(JournalTest, AFullDiskRefusesTheRecordOnly) {
   EXPECT_EQ(*journal->read_back(), before);
   EXPECT_TRUE(journal->creating("c5", "p", "g5"));
   EXPECT_EQ(open()->clones().size(), 4U);
+}
+
+// What has happened is known although it could not be written, and the file catches up.
+TEST_F(JournalTest, AFullDiskLosesNoEnd) {
+  const auto journal = open();
+  fill(*journal);
+  with_full_disk([&] {
+    EXPECT_TRUE(journal->ended("c2", "released").error().is_errno(EFBIG));
+    EXPECT_FALSE(journal->clones().at("c2").lease);
+    (void)journal->gone("c3");  // may have found room: the file is written anew before it
+    EXPECT_FALSE(journal->clones().contains("c3"));
+  });
+  EXPECT_TRUE(journal->creating("c4", "p", "g4"));
+  const Journal::Clones next = open()->clones();
+  EXPECT_EQ(next.size(), 3U);
+  EXPECT_FALSE(next.at("c2").lease);
+  EXPECT_FALSE(next.contains("c3"));
+}
+
+// An audit does not call a difference what the journal only has not been able to write.
+TEST_F(JournalTest, ReadBackCatchesUp) {
+  const auto journal = open();
+  fill(*journal);
+  with_full_disk([&] { EXPECT_FALSE(journal->gone("c3")); });
+  EXPECT_EQ(*journal->read_back(), journal->clones());
 }
 
 TEST_F(JournalTest, TextThatIsNoUtf8IsKeptReadable) {
