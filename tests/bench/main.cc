@@ -118,12 +118,12 @@ bool wants_linux(const Options& options) {
 Row skipped(const RowSpec& spec, const std::string& why) { return {spec.name, spec.guest, "", "", {}, why}; }
 
 // A row that fails is shown with its reason; the others go on.
-Row measure(const RowSpec& spec, bool& failed) {
+std::vector<Row> measure(const RowSpec& spec, bool& failed) {
   std::fprintf(stderr, "granary-bench: %s (%s)\n", spec.name.c_str(), spec.guest.c_str());
-  Result<Row> row = spec.measure();
-  if (row) return *std::move(row);
+  Result<std::vector<Row>> rows = spec.measure();
+  if (rows) return *std::move(rows);
   failed = true;
-  return skipped(spec, row.error().message());
+  return {skipped(spec, rows.error().message())};
 }
 
 bool write_output(const Options& options, const Settings& settings, const std::vector<Row>& rows) {
@@ -147,6 +147,7 @@ bool write_output(const Options& options, const Settings& settings, const std::v
 std::vector<RowSpec> wanted_rows(const Options& options, const Settings& settings, Lab* lab) {
   std::vector<RowSpec> specs = vmm_rows(lab, settings);
   for (RowSpec& spec : agent_rows(settings)) specs.push_back(std::move(spec));
+  for (RowSpec& spec : pool_rows(settings)) specs.push_back(std::move(spec));
   std::erase_if(specs, [&](const RowSpec& spec) { return !is_wanted(options, spec); });
   return specs;
 }
@@ -177,8 +178,11 @@ int run(const Options& options) {
   if (options.list) return list(specs);
   std::vector<Row> rows;
   bool failed = false;
-  for (const RowSpec& spec : specs)
-    rows.push_back(has_kvm ? measure(spec, failed) : skipped(spec, "no usable /dev/kvm here"));
+  for (const RowSpec& spec : specs) {
+    if (!has_kvm) rows.push_back(skipped(spec, "no usable /dev/kvm here"));
+    if (!has_kvm) continue;
+    for (Row& row : measure(spec, failed)) rows.push_back(std::move(row));
+  }
   return write_output(options, settings, rows) && !failed ? 0 : 1;
 }
 

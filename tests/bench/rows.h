@@ -19,17 +19,23 @@ struct Settings {
   std::vector<Guest> linux_guests;
 };
 
-// One kind of measurement, on one guest.
+// One measurement, on one guest: of a row, or of several that come out of the same run.
 struct RowSpec {
   std::string name;
   std::string guest;
-  std::function<Result<Row>()> measure;
+  std::function<Result<std::vector<Row>>()> measure;
 };
+inline Result<std::vector<Row>> only(Result<Row> row) {
+  if (!row) return row.error();
+  return std::vector<Row>{*std::move(row)};
+}
 
 // Rows that drive VMMs over the control protocol. Without a lab they can be named but not measured.
 std::vector<RowSpec> vmm_rows(Lab* lab, const Settings& settings);
 // Rows that go through granaryd's gRPC service.
 std::vector<RowSpec> agent_rows(const Settings& settings);
+// Rows about many callers and many clones.
+std::vector<RowSpec> pool_rows(const Settings& settings);
 
 inline double microseconds(std::chrono::nanoseconds time) { return static_cast<double>(time.count()) / 1e3; }
 

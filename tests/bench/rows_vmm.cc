@@ -211,7 +211,7 @@ double mib(uint64_t bytes) { return static_cast<double>(bytes) / static_cast<dou
 void add_probed_rows(std::vector<RowSpec>& rows, Lab* lab, const Guest& guest, unsigned n) {
   const auto add = [&](Row row, std::function<Result<double>(Probed&)> figure) {
     rows.push_back({row.name, guest.name, [lab, guest, n, row, figure = std::move(figure)] {
-                      return probed_row(*lab, guest, n, row, figure);
+                      return only(probed_row(*lab, guest, n, row, figure));
                     }});
   };
   add({"restore_to_probe",
@@ -257,16 +257,16 @@ void add_probed_rows(std::vector<RowSpec>& rows, Lab* lab, const Guest& guest, u
 
 std::vector<RowSpec> vmm_rows(Lab* lab, const Settings& settings) {
   std::vector<RowSpec> rows = {
-      {"restore_shell", "tiny", [=, &settings] { return restore_shell(*lab, settings); }},
-      {"restore_fresh", "tiny", [=, &settings] { return restore_fresh(*lab, settings); }},
-      {"vmm_start", "none", [=, &settings] { return vmm_start(*lab, settings); }},
-      {"reclaim", "tiny", [=, &settings] { return reclaim(*lab, settings); }},
+      {"restore_shell", "tiny", [=, &settings] { return only(restore_shell(*lab, settings)); }},
+      {"restore_fresh", "tiny", [=, &settings] { return only(restore_fresh(*lab, settings)); }},
+      {"vmm_start", "none", [=, &settings] { return only(vmm_start(*lab, settings)); }},
+      {"reclaim", "tiny", [=, &settings] { return only(reclaim(*lab, settings)); }},
   };
   std::vector<Guest> guests = settings.linux_guests;
   guests.insert(guests.begin(), settings.tiny);
   for (const Guest& guest : guests) {
     const unsigned n = guest.name == "tiny" ? settings.n : std::min(settings.n, 10U);
-    rows.push_back({"template_boot", guest.name, [=] { return template_boot(*lab, guest); }});
+    rows.push_back({"template_boot", guest.name, [=] { return only(template_boot(*lab, guest)); }});
     add_probed_rows(rows, lab, guest, n);
   }
   return rows;

@@ -24,6 +24,10 @@ using std::chrono::seconds;
 
 constexpr int kSkipped = 77;
 constexpr unsigned kThreads = 3;
+constexpr unsigned kFaultMs = 400;
+// An agent in an emulated node takes seconds to start and to restore Linux guests: it must come that far before it is
+// killed again.
+constexpr unsigned kSlowStartMs = 30'000;
 constexpr seconds kStuckAfter{120};
 constexpr seconds kQuietWithin{120};
 // Threads that come and go have descriptors and stacks; leaks add up over thousands of cycles.
@@ -33,7 +37,6 @@ constexpr int64_t kMostNewKib = 8 * 1024;
 struct Options {
   unsigned cycles = 10'000;
   uint64_t seed = 1;
-  unsigned fault_every_ms = 400;
   std::string guest = "tiny";
 };
 
@@ -76,7 +79,7 @@ void compare(const char* who, const Size& before, const Size& after, Findings& f
 }
 
 // Lets things go wrong until the workers are done. False: somebody is stuck.
-bool maltreat(Target& target, const Workers& workers, const std::vector<Fault>& faults, const Options& options,
+bool maltreat(Target& target, const Workers& workers, const std::vector<Fault>& faults, unsigned longest_ms,
               Random& random, Findings& findings) {
   std::map<std::string, unsigned> begun;
   auto told = std::chrono::steady_clock::now();
@@ -85,10 +88,10 @@ bool maltreat(Target& target, const Workers& workers, const std::vector<Fault>& 
       const Fault& fault = faults[random() % faults.size()];
       ++begun[fault.name];
       const auto end = fault.begin(target, random);
-      ::poll(nullptr, 0, static_cast<int>(random() % options.fault_every_ms));
+      ::poll(nullptr, 0, static_cast<int>(random() % longest_ms));
       if (end) end();
     }
-    ::poll(nullptr, 0, static_cast<int>(random() % options.fault_every_ms));
+    ::poll(nullptr, 0, static_cast<int>(random() % longest_ms));
     if (const std::string step = workers.stuck(kStuckAfter); !step.empty()) {
       findings.push_back("stuck at: " + step);
       return false;
@@ -102,13 +105,17 @@ bool maltreat(Target& target, const Workers& workers, const std::vector<Fault>& 
   return true;
 }
 
-// A number of cycles with these faults, then rest: audit clean, no clone left over, no leak counted.
+// A number of cycles with these faults, each up to `longest_ms` long and after the one before; then rest: audit clean,
+// no clone left over, no leak counted.
 bool phase(const char* name, Target& target, const std::vector<Fault>& faults, unsigned cycles, const Options& options,
-           Random& random, Findings& findings) {
+           Random& random, Findings& findings, unsigned longest_ms) {
   std::cout << "soak: " << name << ", " << cycles << " cycles" << std::endl;
   const auto start = std::chrono::steady_clock::now();
   Workers workers(target, kThreads, cycles, options.guest != "tiny");
-  if (!maltreat(target, workers, faults, options, random, findings)) std::_Exit(1);
+  if (!maltreat(target, workers, faults, longest_ms, random, findings)) {
+    std::cerr << target.log_tail() << "soak: FAILED: " << findings.back() << std::endl;
+    std::_Exit(1);  // its thread cannot be waited for
+  }
   for (const auto& [outcome, times] : workers.outcomes()) std::cout << "soak: " << outcome << ": " << times << "\n";
   for (const std::string& wrong : workers.wrongs()) findings.push_back(wrong);
   if (workers.outcomes()["acquire ok"] < cycles / 2) findings.push_back("less than half of the cycles got a clone");
@@ -128,17 +135,18 @@ Findings soak(Target& target, const Options& options) {
   Random random(options.seed);
   const char* const where = std::getenv("GRANARY_WHERE");
   const bool own_clock = where != nullptr && std::string(where) == "node";
-  if (!phase("warm-up", target, {}, std::max(options.cycles / 20, 3 * kThreads), options, random, findings))
+  if (!phase("warm-up", target, {}, std::max(options.cycles / 20, 3 * kThreads), options, random, findings, kFaultMs))
     return findings;
   const Sizes before = measure(target);
-  if (!phase("faults", target, lasting_faults(own_clock), options.cycles * 3 / 4, options, random, findings))
+  if (!phase("faults", target, lasting_faults(own_clock), options.cycles * 3 / 4, options, random, findings, kFaultMs))
     return findings;
   const Sizes after = measure(target);
   compare("granaryd", before.agent, after.agent, findings);
   compare("granary-spawn", before.spawner, after.spawner, findings);
   std::cout << "soak: " << before.vmms << " -> " << after.vmms << " VMMs at rest\n";
   if (after.vmms > before.vmms + 2) findings.push_back("VMMs were left over");
-  phase("killed agents and spawners", target, deadly_faults(), options.cycles / 5, options, random, findings);
+  phase("killed agents and spawners", target, deadly_faults(), options.cycles / 5, options, random, findings,
+        options.guest == "tiny" ? kFaultMs : kSlowStartMs);
   return findings;
 }
 
