@@ -27,7 +27,7 @@ constexpr unsigned kThreads = 3;
 constexpr unsigned kFaultMs = 400;
 // An agent in an emulated node takes seconds to start and to restore Linux guests: it must come that far before it is
 // killed again.
-constexpr unsigned kSlowStartMs = 30'000;
+constexpr unsigned kSlowStartMs = 10'000;
 constexpr seconds kStuckAfter{120};
 constexpr seconds kQuietWithin{120};
 // Threads that come and go have descriptors and stacks; leaks add up over thousands of cycles.
