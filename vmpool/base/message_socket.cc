@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -77,7 +78,9 @@ Status send_message(int socket, std::span<const std::byte> bytes, std::span<cons
 Result<RawMessage> receive_message(int socket, int timeout_ms) {
   GRANARY_TRY(wait_readable(socket, timeout_ms));
   RawMessage result;
-  result.bytes.resize(kMaxMessageBytes);
+  // As long as the next message: clearing room for the longest takes longer than the rest of this.
+  const ssize_t waiting = ::recv(socket, nullptr, 0, MSG_PEEK | MSG_TRUNC);
+  result.bytes.resize(std::min(static_cast<size_t>(std::max<ssize_t>(waiting, 0)), kMaxMessageBytes));
   iovec part{.iov_base = result.bytes.data(), .iov_len = result.bytes.size()};
   alignas(cmsghdr) std::array<char, kControlBytes> control{};
   msghdr message{};
