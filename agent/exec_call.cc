@@ -8,6 +8,7 @@
 #include "agent/exec_request.h"
 #include "grpc-api/status.h"
 #include "vmpool/base/event_loop.h"
+#include "vmpool/base/fault.h"
 #include "vmpool/pool/exec_session.h"
 
 namespace granary::agent {
@@ -100,6 +101,7 @@ class ExecCall final : public ExecReactor {
     auto session = pool::ExecSession::start(lease.clone.socket_path, exec, steady_clock::now() + kStartLimit);
     if (!session) return answer_start_failure(std::move(session).error());
     session_ = *std::move(session);
+    fault_point("exec.started");
     StartRead(&request_);
     v1::ExecResponse started;
     started.set_started_pid(session_->guest_pid());
@@ -144,6 +146,7 @@ class ExecCall final : public ExecReactor {
         auto event = GRANARY_TRY(session_->next(pool::ExecSession::kPast));
         if (event) {
           const bool last = event->kind == pool::ExecEvent::Kind::kExited;
+          if (last) fault_point("exec.exited");
           write(to_response(*std::move(event)));
           if (last) break;
           continue;
@@ -161,7 +164,8 @@ class ExecCall final : public ExecReactor {
     if (request_.kind_case() == v1::ExecRequest::kStdinData && stdin_offset_ < request_.stdin_data().size()) {
       pollfd fd{.fd = session_->poll_fd(), .events = POLLOUT, .revents = 0};
       if (::poll(&fd, 1, 0) <= 0) return false;
-      const std::string_view rest = std::string_view(request_.stdin_data()).substr(stdin_offset_, pool::ExecSession::kStdinChunkBytes);
+      const std::string_view rest =
+          std::string_view(request_.stdin_data()).substr(stdin_offset_, pool::ExecSession::kStdinChunkBytes);
       GRANARY_TRY(unless_exited(session_->write_stdin(rest, steady_clock::now() + kChunkLimit)));
       stdin_offset_ += rest.size();
       if (stdin_offset_ < request_.stdin_data().size()) return false;

@@ -191,16 +191,18 @@ Status check_session(const SessionOptions& options) {
 }
 
 Result<int> run_session(const std::string& socket_path, const SessionOptions& options) {
-  const guest::v1::Exec exec = GRANARY_TRY(to_guest(options));
   const EventFd wake = GRANARY_TRY(EventFd::create());
-  const SignalCatcher catcher(wake, options.tty);
+  const SignalCatcher catcher(wake,
+                              options.tty);  // before the window's size is read, or a change in between would be lost
+  const guest::v1::Exec exec = GRANARY_TRY(to_guest(options));
   auto session = pool::ExecSession::start(socket_path, exec, steady_clock::now() + kStartLimit);
   if (!session && (session.error().is_errno(ENOENT) || session.error().is_errno(EACCES))) {
     std::cerr << "granaryctl: " << options.argv[0] << ": " << session.error().message() << std::endl;
     return session.error().is_errno(ENOENT) ? 127 : 126;
   }
   if (!session) return std::move(session).error();
-  const RawTerminal raw(options.tty);
+  // Without -i nobody reads what raw mode makes of ^C: then it stays a signal, which is passed on.
+  const RawTerminal raw(options.tty && options.interactive);
   return Pump(**session, wake, options.interactive).run();
 }
 

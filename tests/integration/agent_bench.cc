@@ -81,7 +81,8 @@ void Process::signal(int number) const { EXPECT_EQ(::kill(pid_, number), 0); }
 
 bool Process::running() const {
   siginfo_t ended{};
-  return pid_ > 0 && ::waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == 0;
+  return pid_ > 0 && ::waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+         ended.si_pid == 0;
 }
 
 int Process::wait() {
@@ -171,14 +172,17 @@ std::unique_ptr<Process> AgentBench::start_agent(const std::vector<std::string>&
   return agent;
 }
 
-Outcome AgentBench::ctl(std::vector<std::string> arguments, const std::string& input) const {
+std::vector<std::string> AgentBench::ctl_command(std::vector<std::string> arguments) const {
   arguments.insert(arguments.begin(), {GRANARYCTL, "--socket", socket()});
-  return run_to_end(arguments, input);
+  return arguments;
 }
 
-std::unique_ptr<Process> AgentBench::start_ctl(std::vector<std::string> arguments) const {
-  arguments.insert(arguments.begin(), {GRANARYCTL, "--socket", socket()});
-  return std::make_unique<Process>(arguments);
+Outcome AgentBench::ctl(const std::vector<std::string>& arguments, const std::string& input) const {
+  return run_to_end(ctl_command(arguments), input);
+}
+
+std::unique_ptr<Process> AgentBench::start_ctl(const std::vector<std::string>& arguments) const {
+  return std::make_unique<Process>(ctl_command(arguments));
 }
 
 std::vector<std::string> AgentBench::left_behind() const {

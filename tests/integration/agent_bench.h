@@ -74,8 +74,9 @@ class AgentBench {
   [[nodiscard]] std::vector<std::string> agent_command() const;
   // Starts granaryd and waits until it is ready and its pool is warm. Its spawner ends with it or with the bench.
   std::unique_ptr<Process> start_agent(const std::vector<std::string>& environment = {}) const;
-  Outcome ctl(std::vector<std::string> arguments, const std::string& input = "") const;
-  std::unique_ptr<Process> start_ctl(std::vector<std::string> arguments) const;
+  Outcome ctl(const std::vector<std::string>& arguments, const std::string& input = "") const;
+  std::unique_ptr<Process> start_ctl(const std::vector<std::string>& arguments) const;
+  [[nodiscard]] std::vector<std::string> ctl_command(std::vector<std::string> arguments) const;
   // Of the spawner that listens now; -1 when none does.
   [[nodiscard]] pid_t spawner_pid() const;
   [[nodiscard]] std::string path(const std::string& name) const { return (folder_ / name).string(); }

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kill matrix: granaryd and granary-spawn killed with SIGKILL at each named step (vmpool/base/fault.h), then whatever a user
-// would do next. Afterwards the audit is clean, a clone that somebody held all the time is unharmed, new ones can be had, and
-// in the end nothing is left. The VMM is a stand-in, everything else is real; VMMs killed at their steps: pool_test.
+// The kill matrix: granaryd and granary-spawn killed with SIGKILL at each named step (vmpool/base/fault.h), then
+// whatever a user would do next. Afterwards the audit is clean, a clone that somebody held all the time is unharmed,
+// new ones can be had, and in the end nothing is left. The VMM is a stand-in, everything else is real; VMMs killed at
+// their steps: pool_test.
 #include <gmock/gmock.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -10,6 +13,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "granary/v1/pool.grpc.pb.h"
 #include "tests/integration/agent_bench.h"
 
 namespace granary::integration {
@@ -34,13 +38,33 @@ class KillMatrix : public testing::TestWithParam<const char*> {
     EXPECT_EQ(taken.status, 0) << taken.errors;
     return taken.output.substr(0, taken.output.find('\n'));
   }
+  // Runs a command to its end through the agent, which granaryctl's exec and run need only to find the clone.
+  grpc::Status exec_through_agent(const std::string& clone) const {
+    const auto stub =
+        v1::Pool::NewStub(grpc::CreateChannel("unix:" + bench_.socket(), grpc::InsecureChannelCredentials()));
+    grpc::ClientContext context;
+    const auto stream = stub->Exec(&context);
+    v1::ExecRequest request;
+    request.mutable_start()->set_clone_id(clone);
+    request.mutable_start()->add_argv("echo");
+    request.mutable_start()->set_has_stdin(true);
+    stream->Write(request);
+    request.set_close_stdin(true);
+    stream->Write(request);
+    for (v1::ExecResponse response; stream->Read(&response);) continue;
+    return stream->Finish();
+  }
   // One of everything that a user does; each may fail, as the process that serves it is about to die.
-  void use_everything(int round) const {
+  void use_everything(int round, const std::string& keeper) const {
     const std::string owner = "victim" + std::to_string(round);
     const Outcome taken = bench_.ctl({"acquire", "--owner", owner, "--wait", "5"});
     if (taken.status == 0) bench_.ctl({"release", taken.output.substr(0, taken.output.find('\n'))});
     bench_.ctl({"run", "--", "missing"});
     bench_.ctl({"template", "build", "--force"});
+    const grpc::Status exec = exec_through_agent(keeper);
+    if (std::string_view(GetParam()).starts_with("exec.")) {
+      EXPECT_EQ(exec.error_code(), grpc::StatusCode::UNAVAILABLE);
+    }
   }
   // The keeper's clone answers, others can be had and go again, and nobody finds anything amiss.
   void expect_order(const std::string& keeper) const {
@@ -58,7 +82,7 @@ TEST_P(KillMatrix, NothingIsLostOrLeft) {
   const std::string keeper = acquire("keeper");
   arm();
   for (int round = 0; round < 20 && !fired(); ++round) {
-    use_everything(round);
+    use_everything(round, keeper);
     if (!spawners() && !agent->running()) break;
     if (std::string_view(GetParam()).starts_with("journal.")) {  // at an agent's start
       agent->signal(SIGTERM);
@@ -83,10 +107,11 @@ TEST_P(KillMatrix, NothingIsLostOrLeft) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Agent, KillMatrix,
-                         testing::Values("template.booting", "template.snapshotted", "template.written", "template.in-place",
-                                         "clone.journalled", "clone.group-made", "clone.spawned", "restore.done",
-                                         "restore.probed", "acquire.handed-over", "acquire.journalled", "release.journalled",
-                                         "reclaim.killed", "reclaim.done", "journal.written", "journal.renamed"));
+                         testing::Values("template.booting", "template.snapshotted", "template.written",
+                                         "template.in-place", "clone.journalled", "clone.group-made", "clone.spawned",
+                                         "restore.done", "restore.probed", "acquire.handed-over", "acquire.journalled",
+                                         "release.journalled", "reclaim.killed", "reclaim.done", "exec.started",
+                                         "exec.exited", "journal.written", "journal.renamed"));
 INSTANTIATE_TEST_SUITE_P(Spawner, KillMatrix,
                          testing::Values("spawner.started", "spawner.kill", "spawner.reaped", "spawner.put-template"));
 

@@ -186,7 +186,7 @@ TEST_F(ClientsTest, ExecStreamsBothWays) {
   writer.join();
   EXPECT_EQ(received, sent);
   ASSERT_TRUE(command.resize(24, 80));
-  EXPECT_EQ(next().data, "resized");
+  EXPECT_EQ(next().data, "resized to 24x80");
   ASSERT_TRUE(command.signal(SIGINT));
   EXPECT_EQ(next().data, "signal 2");
   ASSERT_TRUE(command.close_stdin());

@@ -49,10 +49,15 @@ bool misbehave(const std::string& step) {
   return is("error-at-" + step);
 }
 
+std::string text_of(const wire::WindowSize& size) {
+  return std::to_string(size.rows()) + "x" + std::to_string(size.columns());
+}
+
 struct Conversation {
   Fd socket;
   std::string handshake;
   bool open = false;
+  bool tty = false;  // its command has one
   guest::FrameReader reader;
   EventLoop::Token token = 0;
 };
@@ -234,7 +239,8 @@ class FakeVmm {
     return bool(guest::send_message(c.socket.get(), answer));
   }
 
-  // "echo": stdout gets the rest of argv, stderr one word, stdin is copied to stdout until it is closed.
+  // "echo": stderr gets one word, stdin is copied to stdout until it is closed. With a terminal stdout gets the
+  // window's size at the start, and the byte ^D closes stdin.
   bool exec_reply(Conversation& c, const wire::Request& request) {
     wire::Reply answer;
     if (request.has_exec() && request.exec().argv(0) != "echo") {
@@ -246,13 +252,20 @@ class FakeVmm {
     if (request.has_exec()) {
       answer.mutable_started()->set_pid(42);
       if (!guest::send_message(c.socket.get(), answer)) return false;
-      answer.set_stderr_data("started");
+      c.tty = request.exec().tty();
+      if (c.tty) {
+        answer.set_stdout_data("started with " + text_of(request.exec().window_size()));
+      } else {
+        answer.set_stderr_data("started");
+      }
+    } else if (request.close_stdin() || (c.tty && request.stdin_data() == "\x04")) {
+      answer.mutable_exited()->set_status(7);
     } else if (request.kind_case() == wire::Request::kStdinData) {
       answer.set_stdout_data(request.stdin_data());
-    } else if (request.close_stdin()) {
-      answer.mutable_exited()->set_status(7);
+    } else if (request.has_window_size()) {
+      answer.set_stdout_data("resized to " + text_of(request.window_size()));
     } else {
-      answer.set_stdout_data(request.has_window_size() ? "resized" : "signal " + std::to_string(request.signal()));
+      answer.set_stdout_data("signal " + std::to_string(request.signal()));
     }
     return bool(guest::send_message(c.socket.get(), answer));
   }

@@ -52,6 +52,45 @@ TinyCode& TinyCode::wait_for_generation() {
   return bytes({0x00, 0x74, 0xf7});                          // je back to the comparison
 }
 
+// Intel SDM volume 3, 9.4.4.1: INIT, then SIPI with the page's number, to all but self (interrupt command register
+// 0x300).
+TinyCode& TinyCode::start_other_vcpus(uint8_t first, uint8_t then) {
+  constexpr uint64_t kInterruptCommand = 0xfee0'0300;
+  const std::initializer_list<uint8_t> real_mode = {0xba,
+                                                    machine::kDoorbellPort & 0xff,
+                                                    machine::kDoorbellPort >> 8,  // mov $port, %dx
+                                                    0xb0,
+                                                    first,
+                                                    0xee,  // mov $first, %al; out %al, (%dx)
+                                                    0x2e,
+                                                    0x80,
+                                                    0x3e,
+                                                    kOthersFlag.value & 0xff,
+                                                    kOthersFlag.value >> 8 & 0xf,  // 1: cmpb $0, %cs:flag
+                                                    0x00,
+                                                    0x74,
+                                                    0xf8,  // je 1b
+                                                    0xb0,
+                                                    then,
+                                                    0xee,  // mov $then, %al; out %al, (%dx)
+                                                    0xfa,
+                                                    0xf4,
+                                                    0xeb,
+                                                    0xfc};  // cli; hlt; jmp to the cli
+  bytes({0xeb, static_cast<uint8_t>(real_mode.size())});
+  const uint64_t at = kEntry.value + code_.size();
+  bytes(real_mode);
+  bytes({0xbe}).word(at);                                      // mov $at, %esi
+  bytes({0xbf}).word(kOthersEntry.value);                      // mov $kOthersEntry, %edi
+  bytes({0xb9}).word(real_mode.size()).bytes({0xf3, 0xa4});    // mov $size, %ecx; rep movsb
+  bytes({0xc7, 0x05}).word(kInterruptCommand).word(0xc'4500);  // movl $INIT, register
+  return bytes({0xc7, 0x05}).word(kInterruptCommand).word(0xc'4600 | kOthersEntry.value / kPageSize);
+}
+
+TinyCode& TinyCode::release_other_vcpus() {
+  return bytes({0xfe, 0x05}).word(kOthersFlag.value);  // incb flag
+}
+
 TinyCode& TinyCode::dirty(Gpa from, Gpa to) {
   bytes({0xb9}).word(from.value);                   // mov $from, %ecx
   bytes({0x89, 0x09, 0x81, 0xc1}).word(kPageSize);  // 1: mov %ecx, (%ecx); add $4096, %ecx

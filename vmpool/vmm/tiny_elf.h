@@ -28,6 +28,10 @@ class TinyCode {
   TinyCode& ring_byte_at(Gpa address);
   // Spins until the VM generation id is not zero: in a template for ever, in a clone not at all.
   TinyCode& wait_for_generation();
+  // Starts all other vCPUs: each rings the doorbell with `first`, spins until release_other_vcpus(), rings it with
+  // `then` and halts.
+  TinyCode& start_other_vcpus(uint8_t first, uint8_t then);
+  TinyCode& release_other_vcpus();
   // Writes to each page of [from, to).
   TinyCode& dirty(Gpa from, Gpa to);
   // Halts for ever.
@@ -37,6 +41,8 @@ class TinyCode {
 
   static constexpr Gpa kEntry{1 * kMiB};
   static constexpr Gpa kCounter{2 * kMiB};
+  static constexpr Gpa kOthersEntry{0x5'0000};  // a page below 1 MiB that nobody uses
+  static constexpr Gpa kOthersFlag{0x5'0ff0};
 
  private:
   TinyCode& word(uint64_t value);

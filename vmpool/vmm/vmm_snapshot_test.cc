@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <set>
 
 #include "vmpool/base/machine_layout.h"
 #include "vmpool/vmm/vmm_process.h"
@@ -129,6 +130,39 @@ TEST_F(VmmSnapshot, SeveralVcpusAndAllDevices) {
   const Result<control::Empty> restored = clone.restore(from);
   ASSERT_TRUE(restored) << restored.error().message();
   EXPECT_EQ(*clone.next_ring(), 2U);
+}
+
+// All eight run when they are parked, and go on in the clone: the first releases the others through memory.
+TEST_F(VmmSnapshot, EveryVcpuRunsIsParkedAndGoesOn) {
+  static constexpr uint32_t kVcpus = machine::kMaxVcpus;
+  TinyCode code;
+  code.start_other_vcpus(0x10, 0x11).ring(0x10).wait_for_generation().release_other_vcpus().ring(0x11).halt();
+  const auto expect_ring_of_each = [](VmmProcess& vmm, uint32_t value) {
+    std::set<uint32_t> rang;
+    for (uint32_t i = 0; i < kVcpus; ++i) {
+      const Result<control::Message> event = vmm.next_event();
+      ASSERT_TRUE(event) << event.error().message() << "; " << rang.size() << " vCPUs rang";
+      const Result<control::DoorbellEvent> ring = event->as<control::DoorbellEvent>();
+      ASSERT_TRUE(ring) << ring.error().message();
+      EXPECT_EQ(ring->value, value);
+      rang.insert(ring->vcpu);
+    }
+    EXPECT_EQ(rang.size(), kVcpus);
+    EXPECT_EQ(*rang.rbegin(), kVcpus - 1);
+  };
+  VmmProcess vmm = shell(kVcpus);
+  ASSERT_TRUE(vmm.boot(code));
+  ASSERT_NO_FATAL_FAILURE(expect_ring_of_each(vmm, 0x10));
+  ASSERT_TRUE(vmm.ask(Type::kPark));
+  const Result<VmmProcess::Template> from = vmm.snapshot();
+  ASSERT_TRUE(from) << from.error().message();
+  for (int i = 0; i < 3; ++i) {
+    VmmProcess clone = shell(kVcpus);
+    const Result<control::Empty> restored = clone.restore(*from);
+    ASSERT_TRUE(restored) << restored.error().message();
+    ASSERT_NO_FATAL_FAILURE(expect_ring_of_each(clone, 0x11));
+    EXPECT_EQ(clone.status().page().doorbells.load(), kVcpus);
+  }
 }
 
 // Clones made one after the other all go on from the TSC of the snapshot, in units of 2^30 cycles (some 0.3 s): what
