@@ -25,8 +25,8 @@ using std::chrono::seconds;
 constexpr int kSkipped = 77;
 constexpr unsigned kThreads = 3;
 constexpr unsigned kFaultMs = 400;
-// An agent in an emulated node takes seconds to start and to restore Linux guests: it must come that far before it is
-// killed again.
+// In an emulated node an agent takes seconds to start and to restore clones: it must come that far before it is killed
+// again.
 constexpr unsigned kSlowStartMs = 10'000;
 constexpr seconds kStuckAfter{120};
 constexpr seconds kQuietWithin{120};
@@ -146,7 +146,7 @@ Findings soak(Target& target, const Options& options) {
   std::cout << "soak: " << before.vmms << " -> " << after.vmms << " VMMs at rest\n";
   if (after.vmms > before.vmms + 2) findings.push_back("VMMs were left over");
   phase("killed agents and spawners", target, deadly_faults(), options.cycles / 5, options, random, findings,
-        options.guest == "tiny" ? kFaultMs : kSlowStartMs);
+        own_clock ? kSlowStartMs : kFaultMs);
   return findings;
 }
 
