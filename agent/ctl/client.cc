@@ -5,6 +5,9 @@
 #include <grpcpp/security/credentials.h>
 #include <sys/socket.h>
 
+#include <chrono>
+#include <thread>
+
 #include "vmpool/pool/unix_socket.h"
 
 namespace granary::ctl {
@@ -38,6 +41,16 @@ Result<v1::Clone> Client::find_clone(const std::string& id) {
   request.set_clone_id(id);
   GRANARY_TRY(call(&v1::Pool::Stub::Console, request));
   return Error(Errc::kCloneUnknown, "clone " + id);
+}
+
+Status Client::explain_loss(const std::string& id) {
+  constexpr int kLooks = 100;
+  constexpr std::chrono::milliseconds kPause{10};
+  for (int look = 0; look < kLooks; ++look) {
+    GRANARY_TRY(find_clone(id));
+    std::this_thread::sleep_for(kPause);
+  }
+  return ok();
 }
 
 }  // namespace granary::ctl

@@ -39,6 +39,9 @@ class Client {
 
   // The clone with this id, or with the only id that starts so. kCloneGone with the reason, kCloneUnknown.
   Result<v1::Clone> find_clone(const std::string& id);
+  // After a connection to it broke: why the clone is gone, as the agent says it, which notices a moment later; ok when it seems to
+  // be still there after a second.
+  Status explain_loss(const std::string& id);
 
  private:
   explicit Client(std::unique_ptr<v1::Pool::Stub> stub) : stub_(std::move(stub)) {}

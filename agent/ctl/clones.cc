@@ -50,7 +50,7 @@ Result<int> exec(const Globals& globals, const CloneOptions& options) {
                  "clone " + clone.id() + " is " + clone.state() + ", nobody holds it; use run or acquire");
   }
   auto status = run_session(clone.socket_path(), options.session);
-  if (!status && status.error().is(Errc::kPeerGone)) GRANARY_TRY(client.find_clone(clone.id()));
+  if (!status && status.error().is(Errc::kPeerGone)) GRANARY_TRY(client.explain_loss(clone.id()));
   return status;
 }
 

@@ -89,8 +89,7 @@ Result<int> run(const Globals& globals, const RunOptions& options) {
   const auto held = GRANARY_TRY(HeldClone::take(client, options));
   if (options.verbose) describe(GRANARY_TRY(client.find_clone(held->clone().id())));
   const auto status = run_session(held->clone().socket_path(), options.session);
-  // The agent says why a clone that broke off is gone.
-  if (!status && status.error().is(Errc::kPeerGone)) GRANARY_TRY(client.find_clone(held->clone().id()));
+  if (!status && status.error().is(Errc::kPeerGone)) GRANARY_TRY(client.explain_loss(held->clone().id()));
   if (status && !options.info_file.empty()) {
     GRANARY_TRY(write_info(options.info_file, GRANARY_TRY(client.find_clone(held->clone().id()))));
   }
