@@ -113,6 +113,7 @@ void Workers::release(v1::Pool::Stub& stub, const std::string& owner, unsigned t
     v1::ReleaseResponse response;
     const grpc::Status status = stub.Release(&context, request, &response);
     count("release", status);
+    if (!status.ok()) note(thread, status.error_message());
     if (status.ok() || threads_[thread].get_stop_token().stop_requested()) return;
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
@@ -120,7 +121,12 @@ void Workers::release(v1::Pool::Stub& stub, const std::string& owner, unsigned t
 
 void Workers::enter(unsigned thread, const std::string& step) {
   const std::lock_guard lock(mutex_);
-  places_[thread] = {step, Clock::now()};
+  places_[thread] = {.step = step, .since = Clock::now(), .last_error = ""};
+}
+
+void Workers::note(unsigned thread, const std::string& error) {
+  const std::lock_guard lock(mutex_);
+  places_[thread].last_error = error;
 }
 
 void Workers::count(const std::string& step, const grpc::Status& status) {
@@ -134,7 +140,7 @@ std::string Workers::stuck(std::chrono::seconds limit) const {
   const std::lock_guard lock(mutex_);
   if (running_ == 0) return "";
   for (const Place& place : places_) {
-    if (Clock::now() - place.since > limit) return place.step;
+    if (Clock::now() - place.since > limit) return place.step + ": " + place.last_error;
   }
   return "";
 }

@@ -36,6 +36,7 @@ class Workers {
   struct Place {
     std::string step;
     Clock::time_point since;
+    std::string last_error;
   };
   void work(unsigned thread, const std::stop_token& stop);
   void cycle(v1::Pool::Stub& stub, unsigned thread, unsigned number);
@@ -44,6 +45,7 @@ class Workers {
   // Until the agent says that the owner holds nothing.
   void release(v1::Pool::Stub& stub, const std::string& owner, unsigned thread);
   void enter(unsigned thread, const std::string& step);
+  void note(unsigned thread, const std::string& error);
   void count(const std::string& step, const grpc::Status& status);
 
   const Target& target_;
