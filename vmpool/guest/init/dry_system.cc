@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cstdio>
+
 #include "vmpool/guest/init/system.h"
 
 namespace granary::guest {
@@ -21,6 +23,13 @@ Status DrySystem::set_realtime(int64_t realtime_ns) {
 Status DrySystem::set_hostname(const std::string& name) { return record("hostname", name); }
 
 Status DrySystem::set_machine_id(const std::string& hex) { return record("machine-id", hex); }
+
+Status DrySystem::set_mac_addresses(const MacAddress& first) {
+  char text[18];
+  std::snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x", first[0], first[1], first[2], first[3], first[4],
+                first[5]);
+  return record("mac", text);
+}
 
 Status DrySystem::loopback_up() { return record("loopback", {}); }
 

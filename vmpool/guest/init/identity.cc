@@ -35,6 +35,14 @@ bool is_uuid(const std::string& bytes) {
   return bytes.size() == kUuidBytes && std::any_of(bytes.begin(), bytes.end(), [](char c) { return c != 0; });
 }
 
+// Six of the UUID's random bytes (RFC 9562, 5.4), marked as a locally administered address of one card.
+MacAddress mac_of(const std::string& uuid) {
+  MacAddress mac;
+  std::copy(uuid.end() - mac.size(), uuid.end(), mac.begin());
+  mac[0] = static_cast<uint8_t>((mac[0] & ~0x01) | 0x02);
+  return mac;
+}
+
 Error invalid(const std::string& what) { return {Errc::kInvalidArgument, "identity: " + what}; }
 
 }  // namespace
@@ -62,6 +70,7 @@ Status GuestIdentity::apply_steps(const v1::Identity& identity, std::chrono::ste
   GRANARY_TRY(system_.set_realtime(identity.realtime_ns() + since.count()));
   GRANARY_TRY(system_.set_hostname(identity.hostname()));
   GRANARY_TRY(system_.set_machine_id(to_hex(identity.machine_id())));
+  GRANARY_TRY(system_.set_mac_addresses(mac_of(identity.clone_uuid())));
   GRANARY_TRY(system_.loopback_up());
   boot_id_ = GRANARY_TRY(system_.boot_id());
   return ok();

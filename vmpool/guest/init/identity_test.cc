@@ -28,8 +28,9 @@ TEST(GuestIdentity, AppliesEveryStepInOrder) {
   EXPECT_EQ(reply.identity_applied().boot_id(), "00000000-0000-4000-8000-000000000000");
   EXPECT_GE(reply.identity_applied().realtime_ns(), kIdentity.realtime_ns());
   // The boot id last: the kernel draws it when it is read, and the entropy must be in by then.
-  EXPECT_THAT(system.calls(), ElementsAre("entropy 32", "realtime", "hostname clone-1",
-                                          "machine-id 0123456789abcdef4142434445464748", "loopback", "boot-id"));
+  EXPECT_THAT(system.calls(),
+              ElementsAre("entropy 32", "realtime", "hostname clone-1", "machine-id 0123456789abcdef4142434445464748",
+                          "mac 62:62:63:64:65:66", "loopback", "boot-id"));
 }
 
 TEST(GuestIdentity, StepsTheClockByTheTimeSinceTheMessageCame) {
@@ -72,7 +73,8 @@ TEST_P(FailingStep, LeavesTheCloneWithoutIdentityAndNamesTheStep) {
   EXPECT_FALSE(identity.applied());
 }
 INSTANTIATE_TEST_SUITE_P(Each, FailingStep,
-                         testing::Values("entropy", "realtime", "hostname", "machine-id", "loopback", "boot-id"));
+                         testing::Values("entropy", "realtime", "hostname", "machine-id", "mac", "loopback",
+                                         "boot-id"));
 
 struct BadField {
   const char* name;

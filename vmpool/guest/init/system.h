@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -10,6 +11,8 @@
 #include "vmpool/base/result.h"
 
 namespace granary::guest {
+
+using MacAddress = std::array<uint8_t, 6>;
 
 // What granary-init changes in the machine it runs on. Two implementations: the guest itself, and a dry one for serving
 // the protocol as a plain process. Each method is one step; an error keeps the errno of the call that failed.
@@ -25,7 +28,9 @@ class System {
   virtual Status set_hostname(const std::string& name) = 0;
   // 32 lower-case hex digits (machine-id(5)).
   virtual Status set_machine_id(const std::string& hex) = 0;
-  // Opens the first INET socket of the guest's life: not before the identity.
+  // Gives the n-th Ethernet card, counted from 0, `first` with n added to its last byte. Opens the first INET socket of
+  // the guest's life: not before the entropy.
+  virtual Status set_mac_addresses(const MacAddress& first) = 0;
   virtual Status loopback_up() = 0;
   // The kernel makes the boot id when it is first read: not before the entropy.
   virtual Result<std::string> boot_id() = 0;
@@ -41,6 +46,7 @@ class GuestSystem final : public System {
   [[nodiscard]] int64_t realtime_ns() const override;
   Status set_hostname(const std::string& name) override;
   Status set_machine_id(const std::string& hex) override;
+  Status set_mac_addresses(const MacAddress& first) override;
   Status loopback_up() override;
   Result<std::string> boot_id() override;
   Status power_off() override;
@@ -55,6 +61,7 @@ class DrySystem final : public System {
   [[nodiscard]] int64_t realtime_ns() const override { return realtime_ns_; }
   Status set_hostname(const std::string& name) override;
   Status set_machine_id(const std::string& hex) override;
+  Status set_mac_addresses(const MacAddress& first) override;
   Status loopback_up() override;
   Result<std::string> boot_id() override;
   Status power_off() override;
