@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <chrono>
 #include <cstdio>
 
 #include "vmpool/guest/init/system.h"
@@ -13,6 +14,12 @@ Status DrySystem::record(const std::string& name, const std::string& argument) {
 
 Status DrySystem::add_entropy(std::span<const std::byte> entropy) {
   return record("entropy", std::to_string(entropy.size()));
+}
+
+Result<int64_t> DrySystem::host_realtime_ns() {
+  GRANARY_TRY(record("host-clock", {}));
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return host_realtime_ns_.value_or(std::chrono::nanoseconds(now).count());
 }
 
 Status DrySystem::set_realtime(int64_t realtime_ns) {

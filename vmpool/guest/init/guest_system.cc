@@ -14,6 +14,7 @@
 
 #include "vmpool/base/fd.h"
 #include "vmpool/guest/init/doorbell.h"
+#include "vmpool/guest/init/host_clock.h"
 #include "vmpool/guest/init/system.h"
 
 namespace granary::guest {
@@ -51,6 +52,8 @@ Status GuestSystem::add_entropy(std::span<const std::byte> entropy) {
   if (::ioctl(random.get(), RNDRESEEDCRNG) != 0) return Error::last_os_error("RNDRESEEDCRNG");
   return ok();
 }
+
+Result<int64_t> GuestSystem::host_realtime_ns() { return read_host_clock(); }
 
 Status GuestSystem::set_realtime(int64_t realtime_ns) {
   const timespec time{realtime_ns / kNsPerSecond, realtime_ns % kNsPerSecond};

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,7 +23,8 @@ class System {
 
   // Adds and credits entropy, then reseeds the kernel's generator from it (random(4): RNDADDENTROPY, RNDRESEEDCRNG).
   virtual Status add_entropy(std::span<const std::byte> entropy) = 0;
-  // CLOCK_REALTIME, nanoseconds since 1970.
+  // CLOCK_REALTIME of the host, as the VMM tells it. All times: nanoseconds since 1970.
+  virtual Result<int64_t> host_realtime_ns() = 0;
   virtual Status set_realtime(int64_t realtime_ns) = 0;
   [[nodiscard]] virtual int64_t realtime_ns() const = 0;
   virtual Status set_hostname(const std::string& name) = 0;
@@ -42,6 +44,7 @@ class System {
 class GuestSystem final : public System {
  public:
   Status add_entropy(std::span<const std::byte> entropy) override;
+  Result<int64_t> host_realtime_ns() override;
   Status set_realtime(int64_t realtime_ns) override;
   [[nodiscard]] int64_t realtime_ns() const override;
   Status set_hostname(const std::string& name) override;
@@ -56,7 +59,11 @@ class GuestSystem final : public System {
 class DrySystem final : public System {
  public:
   explicit DrySystem(std::string fail = {}) : fail_(std::move(fail)) {}
+  void fail(const std::string& name) { fail_ = name; }
+  // Otherwise it is this machine's.
+  void set_host_realtime(int64_t realtime_ns) { host_realtime_ns_ = realtime_ns; }
   Status add_entropy(std::span<const std::byte> entropy) override;
+  Result<int64_t> host_realtime_ns() override;
   Status set_realtime(int64_t realtime_ns) override;
   [[nodiscard]] int64_t realtime_ns() const override { return realtime_ns_; }
   Status set_hostname(const std::string& name) override;
@@ -70,6 +77,7 @@ class DrySystem final : public System {
  private:
   Status record(const std::string& name, const std::string& argument);
   std::string fail_;
+  std::optional<int64_t> host_realtime_ns_;
   int64_t realtime_ns_ = 0;
   std::vector<std::string> calls_;
 };
