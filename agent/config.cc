@@ -16,6 +16,8 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kHour{3'600'000};
+constexpr milliseconds kLongestAge{8760 * kHour};
+constexpr uint32_t kMostTemplateClones = 1'000'000'000;
 // The spawner puts per-clone sockets into run_dir: file names of up to 63 bytes.
 constexpr size_t kMaxRunDirBytes = sizeof(sockaddr_un::sun_path) - 1 - 64;
 constexpr uint32_t kMaxClones = 4096;
@@ -37,6 +39,23 @@ std::vector<Field> source_fields(pool::TemplateSource& source) {
           text_field("command_line", source.command_line, sizeof(control::Boot::command_line) - 1)};
 }
 
+Field sharing_field(pool::Sharing& into) {
+  return {"sharing", [&into](const YamlNode& node, const Place& place) -> Status {
+            std::string word;
+            GRANARY_TRY(word_field("sharing", word, {"node", "pool", "none"}).read(node, place));
+            into = word == "node" ? pool::Sharing::kNode : word == "pool" ? pool::Sharing::kPool : pool::Sharing::kNone;
+            return ok();
+          }};
+}
+
+std::vector<Field> template_fields(pool::PoolSettings& pool) {
+  std::vector<Field> fields = source_fields(pool.source);
+  fields.push_back(duration_field("max_age", pool.template_max_age, milliseconds(60'000), kLongestAge));
+  fields.push_back(number_field("max_clones", pool.template_max_clones, 1, kMostTemplateClones));
+  fields.push_back(sharing_field(pool.sharing));
+  return fields;
+}
+
 Field map_field(std::string_view name, std::vector<Field> fields) {
   return {name, [fields = std::move(fields)](const YamlNode& node, const Place& place) -> Status {
             return read_map(node, place, fields);
@@ -53,7 +72,7 @@ std::vector<Field> pool_fields(pool::PoolSettings& pool) {
           number_field("max", pool.max, 1, kMaxClones),
           optional_size_field("memory_budget", pool.memory_budget, kMiB, kMaxBudget),
           number_field("refill_concurrency", pool.refill_concurrency, 1, 64),
-          map_field("template", source_fields(pool.source)),
+          map_field("template", template_fields(pool)),
           map_field("devices", {count_field("net", devices.net_slots, 2), count_field("block", devices.block_slots, 8),
                                 switch_field("entropy", devices.entropy), switch_field("console", devices.console),
                                 switch_field("balloon", devices.balloon)}),

@@ -46,7 +46,7 @@ pools:
     max: 9
     memory_budget: 64MiB
     refill_concurrency: 3
-    template: {kernel: /k, initramfs: "", command_line: "quiet x=y"}
+    template: {kernel: /k, initramfs: "", command_line: "quiet x=y", max_age: 24h, max_clones: 500, sharing: none}
     devices: {net: 1, block: 0, entropy: false, console: true, balloon: false}
     boot_timeout: 90s
     probe_timeout: 250ms
@@ -78,6 +78,9 @@ guest: {kernel: /gk, initramfs: /gi, command_line: gc}
   EXPECT_EQ(a.source.kernel_path, "/k");
   EXPECT_EQ(a.source.initramfs_path, "");
   EXPECT_EQ(a.source.command_line, "quiet x=y");
+  EXPECT_EQ(a.template_max_age, std::chrono::hours(24));
+  EXPECT_EQ(a.template_max_clones, 500u);
+  EXPECT_EQ(a.sharing, pool::Sharing::kNone);
   EXPECT_EQ(a.shape.devices.net_slots, 1);
   EXPECT_EQ(a.shape.devices.block_slots, 0);
   EXPECT_EQ(a.shape.devices.entropy, 0);
@@ -218,6 +221,10 @@ INSTANTIATE_TEST_SUITE_P(
         in_pool("BudgetTooSmall", "memory_budget: 0MiB", "3:20", "0MiB is out of range"),
         in_pool("MaxZero", "max: 0", "3:10", "0 is out of range"),
         in_pool("RefillZero", "refill_concurrency: 0", "3:25", "0 is out of range"),
+        in_pool("SharingUnknown", "template: {sharing: all}", "3:25",
+                "pools[0].template.sharing: \"all\" is unknown; give one of"),
+        in_pool("MaxAgeTooShort", "template: {max_age: 59s}", "3:25", "pools[0].template.max_age: "),
+        in_pool("MaxClonesZero", "template: {max_clones: 0}", "3:28", "pools[0].template.max_clones: "),
         in_pool("TemplateIsAList", "template: []", "3:15", "wrong type: a list; give a map of kernel"),
         in_pool("KernelRelative", "template: {kernel: vmlinuz}", "3:24",
                 "pools[0].template.kernel: \"vmlinuz\" is not"),

@@ -13,7 +13,7 @@ namespace {
 constexpr std::chrono::seconds kRetiredLook{1};
 
 bool same_template(const pool::PoolSettings& a, const pool::PoolSettings& b) {
-  return a.shape == b.shape && a.source == b.source;
+  return a.shape == b.shape && a.source == b.source && a.sharing == b.sharing;
 }
 
 bool is_empty(const pool::PoolStatus& status) {

@@ -51,6 +51,9 @@ inline constexpr Gpa kVmGenIdAddress{0xe'f000};
 inline constexpr uint64_t kVsockHostCid = 2;
 inline constexpr uint64_t kVsockGuestCid = 3;
 inline constexpr uint32_t kInitVsockPort = 1024;
+// The host's: a guest that connects gets eight bytes, CLOCK_REALTIME of the host in nanoseconds, little-endian. The VMM itself
+// answers, so it needs no agent.
+inline constexpr uint32_t kClockVsockPort = 1025;
 
 inline constexpr uint32_t kMaxVcpus = 8;
 

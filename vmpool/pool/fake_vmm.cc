@@ -6,7 +6,7 @@
 //   restore, garbage-probe          probe answered by noise                      probe, park, unpark, identity,
 //   snapshot wrong-nonce            probe answered by another one  error-at-STEP  the same steps answered by kError
 //   silent-probe           probe never answered           fail-identity  Failure; silent-identity  never answered
-//   (attach is such a step, too)
+//   (attach is such a step, too)  other-uuid, slow-clock, fast-clock  a wrong acknowledgement; garbage-identity  noise
 //   garbage-control        kRestore answered by noise     open-vsock     reports one open connection for ever
 #include <fcntl.h>
 #include <sys/epoll.h>
@@ -216,27 +216,41 @@ class FakeVmm {
     }
   }
 
+  static bool send_noise(const Conversation& c) {
+    static constexpr std::string_view kNoise("\xff\xff\xff\x7fnoise", 9);
+    return bool(write_all(c.socket.get(), std::as_bytes(std::span(kNoise))));
+  }
+
   bool reply(Conversation& c, const wire::Request& request) {
     wire::Reply answer;
     if (request.has_probe()) {
       if (misbehave("probe") || is("silent-probe")) return true;
-      static constexpr std::string_view kNoise("\xff\xff\xff\x7fnoise", 9);
-      if (is("garbage-probe")) return bool(write_all(c.socket.get(), std::as_bytes(std::span(kNoise))));
+      if (is("garbage-probe")) return send_noise(c);
       answer.mutable_ready()->set_nonce(request.probe().nonce() + (is("wrong-nonce") ? 1 : 0));
       answer.mutable_ready()->set_protocol(1);
     } else if (request.has_identity()) {
       if (misbehave("identity") || is("silent-identity")) return true;
+      if (is("garbage-identity")) return send_noise(c);
       if (is("fail-identity")) {
         answer.mutable_failure()->set_kind(wire::Failure::IDENTITY);
         answer.mutable_failure()->set_message("fake cannot set the clock");
       } else {
-        *answer.mutable_identity_applied()->mutable_clone_uuid() = request.identity().clone_uuid();
-        answer.mutable_identity_applied()->set_boot_id("fake-boot-id");
+        answer = identity_applied(request.identity());
       }
     } else {
       return exec_reply(c, request);
     }
     return bool(guest::send_message(c.socket.get(), answer));
+  }
+
+  static wire::Reply identity_applied(const wire::Identity& identity) {
+    constexpr int64_t kWrong = 3'600'000'000'000;
+    wire::Reply answer;
+    wire::IdentityApplied& applied = *answer.mutable_identity_applied();
+    applied.set_clone_uuid(is("other-uuid") ? std::string(16, 'x') : identity.clone_uuid());
+    applied.set_boot_id("fake-boot-id");
+    applied.set_realtime_ns(identity.realtime_ns() + (is("fast-clock") ? kWrong : is("slow-clock") ? -kWrong : 0));
+    return answer;
   }
 
   // "echo": stderr gets one word, stdin is copied to stdout until it is closed. With a terminal stdout gets the

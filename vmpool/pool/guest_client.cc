@@ -30,6 +30,20 @@ int64_t realtime_now_ns() {
   return now.tv_sec * 1'000'000'000 + now.tv_nsec;
 }
 
+// The guest read its clock between the two times of ours.
+Status check_clock(int64_t guest_ns, int64_t sent_ns, int64_t received_ns) {
+  constexpr int64_t kTolerance = std::chrono::nanoseconds(GuestClient::kClockTolerance).count();
+  constexpr int64_t kNsPerMs = 1'000'000;
+  const auto off = [](int64_t by, const char* way) {
+    return Status(Error(Errc::kIdentityFailed,
+                        "the guest's clock is " + std::to_string(by / kNsPerMs) + " ms " + way + " the host's"));
+  };
+  // A hostile number must not overflow.
+  if (guest_ns < 0 || guest_ns < sent_ns - kTolerance) return off(sent_ns - std::max<int64_t>(guest_ns, 0), "behind");
+  if (guest_ns > received_ns + kTolerance) return off(guest_ns - received_ns, "ahead of");
+  return ok();
+}
+
 }  // namespace
 
 Status fill_random(std::span<uint8_t> bytes) {
@@ -106,7 +120,8 @@ Status GuestClient::send_identity(const Uuid& clone_uuid, const std::string& hos
   identity.set_entropy(entropy.data(), entropy.size());
   identity.set_hostname(hostname);
   identity.set_machine_id(machine_id.data(), machine_id.size());
-  identity.set_realtime_ns(realtime_now_ns());
+  identity_sent_ns_ = realtime_now_ns();
+  identity.set_realtime_ns(identity_sent_ns_);
   return in_words(connection_.send(request, deadline), "identity");
 }
 
@@ -119,6 +134,7 @@ Result<AppliedIdentity> GuestClient::identity_applied(const Uuid& clone_uuid, St
   if (!std::ranges::equal(applied.clone_uuid(), clone_uuid, {}, [](char c) { return static_cast<uint8_t>(c); })) {
     return Error(Errc::kGuestProtocol, "identity: the answer has another UUID");
   }
+  GRANARY_TRY(check_clock(applied.realtime_ns(), identity_sent_ns_, realtime_now_ns()));
   return AppliedIdentity{applied.boot_id().substr(0, 64), applied.realtime_ns()};
 }
 

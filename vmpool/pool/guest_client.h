@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <string>
 
 #include "vmpool/base/machine_layout.h"
@@ -29,19 +30,23 @@ struct AppliedIdentity {
 // for an answer that does not fit the question, kPeerGone.
 class GuestClient {
  public:
+  static constexpr std::chrono::milliseconds kClockTolerance{50};
+
   static Result<GuestClient> connect(const std::string& socket_path, SteadyTime deadline);
 
   // Answered with our nonce and protocol version 1.
   Status probe(SteadyTime deadline);
-  // Fresh entropy, the host's clock, `hostname`, the UUID and a machine id of its own: sent, to a guest that may still be parked.
+  // Fresh entropy, the host's clock, `hostname`, the UUID and a machine id of its own: sent, to a guest that may still
+  // be parked.
   Status send_identity(const Uuid& clone_uuid, const std::string& hostname, SteadyTime deadline);
   // Its answer, to be asked for once after send_identity(). kIdentityFailed: the guest could not apply all of it (its
-  // reason is the context).
+  // reason is the context), or its clock is more than kClockTolerance away from what ours showed meanwhile.
   Result<AppliedIdentity> identity_applied(const Uuid& clone_uuid, SteadyTime deadline);
 
  private:
   explicit GuestClient(GuestConnection connection) : connection_(std::move(connection)) {}
   GuestConnection connection_;
+  int64_t identity_sent_ns_ = 0;  // CLOCK_REALTIME
 };
 
 }  // namespace granary::pool

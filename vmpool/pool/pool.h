@@ -40,6 +40,10 @@ struct TemplateSource {
   bool operator==(const TemplateSource&) const = default;
 };
 
+// Who may have clones of one template: any pool of the node whose inputs are the same, one pool, or one clone. kNone:
+// template_max_clones is 1, and a template is neither stored nor left with the spawner.
+enum class Sharing { kNode, kPool, kNone };
+
 // What may change while a pool runs: Pool::resize().
 struct PoolLimits {
   uint32_t size = 4;                // warm clones to keep
@@ -50,6 +54,11 @@ struct PoolLimits {
   std::chrono::milliseconds boot_timeout{120'000};
   std::chrono::milliseconds probe_timeout{10'000};
   std::chrono::milliseconds identity_timeout{10'000};
+  // When a template is replaced, in the background; running clones live on. Its age since it was built (0: any; idle
+  // clones of an older one are replaced, too), and the clones that this pool made of it since the agent started (0: any
+  // number; beyond it none is made until the new template is ready).
+  std::chrono::milliseconds template_max_age{0};
+  uint32_t template_max_clones = 0;
 
   bool operator==(const PoolLimits&) const = default;
 };
@@ -58,6 +67,7 @@ struct PoolSettings : PoolLimits {
   std::string name;
   Shape shape;
   TemplateSource source;
+  Sharing sharing = Sharing::kNode;
 };
 
 // What makes one clone different (design.md: identity). Empty fields are chosen by the pool.

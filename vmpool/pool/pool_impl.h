@@ -41,7 +41,7 @@ class Backoff {
 };
 
 // The pool's inside. Threads and what they do:
-//   template   loads or builds the first template, then ends
+//   template   loads or builds the first template, then replaces those that are too old or used up
 //   refill     (refill_concurrency of them; after it shrank the rest wait) shell → restore → probe → park
 //   reclaim    destroys what was given up and tells about running clones that ended
 //   callers    acquire, release, status …
@@ -91,16 +91,31 @@ class Pool::Impl {
   struct CurrentTemplate {
     std::shared_ptr<const Template> content;
     uint64_t generation = 0;
+    SteadyTime built_at{};
+    uint32_t clones = 0;  // made from it
     uint64_t bytes = 0;  // of its file, holes left out
   };
   enum class Work { kStop, kWait, kRefill, kShell };
 
   // pool_template.cc
   void template_loop();
+  void prepare_first_template();
   Status prepare_template();
+  // False: there is none that can be used.
+  bool take_stored(const std::string& key, SteadyTime since);
   Status build_and_keep(const TemplateInputs& inputs, const std::function<void(const std::string&)>& progress);
-  void set_template(Template content, const std::string& how);
+  void store(const BuiltTemplate& built, std::string& how);
+  void set_template(Template content, SteadyTime built_at, const std::string& how);
   void set_template_state(const std::string& state);
+
+  // pool_rotation.cc
+  void rotate_loop();
+  [[nodiscard]] uint32_t most_clones() const;
+  [[nodiscard]] bool is_used_up() const;
+  // When the template is to be replaced; nothing: when another clone is made from it, or never.
+  [[nodiscard]] std::optional<SteadyTime> rotation_due() const;
+  // When a stored template was built; nothing when it is not to be used.
+  [[nodiscard]] std::optional<SteadyTime> stored_since(const std::string& key) const;
 
   // pool_refill.cc
   void refill_loop(uint32_t index);

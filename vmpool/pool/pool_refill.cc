@@ -55,7 +55,7 @@ Pool::Impl::Work Pool::Impl::next_work(uint32_t index) const {
   const uint32_t coming = count(State::kRestoring) + count(State::kProbing) + static_cast<uint32_t>(warm_.size());
   const bool allowed = coming < waiters_ || entries_.size() < allowance_.clones;
   const bool wanted = coming < idle_target() + waiters_ && allowed && entries_.size() < settings_.max;
-  if (template_.content && wanted) return Work::kRefill;
+  if (template_.content && !is_used_up() && wanted) return Work::kRefill;
   if (allowance_.idle == 0) return Work::kWait;
   const bool room_for_shell = entries_.size() + shells_.size() + making_shells_ < settings_.max;
   if (shells_.size() + making_shells_ < settings_.refill_concurrency && room_for_shell) return Work::kShell;
@@ -82,6 +82,8 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
     clone = std::move(*made);
   }
   const std::string id = clone->id();
+  ++template_.clones;
+  if (is_used_up()) work_cv_.notify_all();
   const CurrentTemplate from = template_;
   const uint64_t limits = limits_version_;
   const uint64_t epoch = resources_.spawner.epoch();

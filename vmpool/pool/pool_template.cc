@@ -15,6 +15,11 @@ uint64_t allocated_bytes(const Fd& file) {
 }  // namespace
 
 void Pool::Impl::template_loop() {
+  prepare_first_template();
+  rotate_loop();
+}
+
+void Pool::Impl::prepare_first_template() {
   Backoff backoff;
   for (;;) {
     const Status prepared = prepare_template();
@@ -38,23 +43,31 @@ Status Pool::Impl::prepare_template() {
   set_template_state("hashing kernel and initramfs");
   const TemplateInputs inputs =
       GRANARY_TRY(template_inputs(settings(), resources_.vmm_build_id, resources_.host_fingerprint));
-  const std::string key = inputs.key();
+  if (const std::optional<SteadyTime> since = stored_since(inputs.key())) {
+    if (take_stored(inputs.key(), *since)) return ok();
+  } else {
+    emit("template-building", "", "no stored template is young enough for this pool");
+  }
+  return build_and_keep(inputs, [](const std::string&) {});
+}
+
+bool Pool::Impl::take_stored(const std::string& key, SteadyTime since) {
   if (Result<Template> kept = resources_.spawner.get_template(key)) {
-    set_template(std::move(*kept), "kept by the spawner");
-    return ok();
+    set_template(std::move(*kept), since, "kept by the spawner");
+    return true;
   }
   set_template_state("loading");
   Result<Template> loaded = resources_.templates.load(key);
   if (loaded) {
     // Only for the next agent's start; without it that one reads the disk.
     (void)resources_.spawner.put_template(*loaded);
-    set_template(std::move(*loaded), "loaded and verified");
-    return ok();
+    set_template(std::move(*loaded), since, "loaded and verified");
+    return true;
   }
   emit("template-building", "",
        loaded.error().is_errno(ENOENT) ? "no template for this kernel, shape, build and host"
                                        : "the stored template is unusable: " + loaded.error().message());
-  return build_and_keep(inputs, [](const std::string&) {});
+  return false;
 }
 
 Status Pool::Impl::build_and_keep(const TemplateInputs& inputs,
@@ -79,31 +92,39 @@ Status Pool::Impl::build_and_keep(const TemplateInputs& inputs,
   }
   on_step(95, "writing the template to disk");
   std::string how = "built in " + in_ms(SteadyClock::now() - begin);
-  // A full disk costs a rebuild at the next start, not this pool.
-  if (const Status saved = resources_.templates.save(built->info, built->content); !saved) {
-    how += ", not stored: " + saved.error().message();
-    const std::lock_guard lock(mutex_);
-    last_error_ = "template not stored: " + saved.error().message();
-  }
-  (void)resources_.spawner.put_template(built->content);
+  if (now.sharing != Sharing::kNone) store(*built, how);
   measure(Measure::kTemplateBuilds, 1, "ok");
   measure_since(begin, Measure::kTemplateSeconds);
-  set_template(std::move(built->content), how);
+  set_template(std::move(built->content), SteadyClock::now(), how);
   progress("100% ready");
   return ok();
 }
 
-void Pool::Impl::set_template(Template content, const std::string& how) {
+void Pool::Impl::store(const BuiltTemplate& built, std::string& how) {
+  // A full disk costs a rebuild at the next start, not this pool.
+  if (const Status saved = resources_.templates.save(built.info, built.content); !saved) {
+    how += ", not stored: " + saved.error().message();
+    const std::lock_guard lock(mutex_);
+    last_error_ = "template not stored: " + saved.error().message();
+  }
+  (void)resources_.spawner.put_template(built.content);
+}
+
+void Pool::Impl::set_template(Template content, SteadyTime built_at, const std::string& how) {
   const std::string key = content.key;
   const uint64_t bytes = allocated_bytes(content.memory);
   {
     const std::lock_guard lock(mutex_);
-    template_.content = std::make_shared<const Template>(std::move(content));
-    ++template_.generation;
-    template_.bytes = bytes;
+    // What was counted against a used-up template is what it was meant for: those clones stay.
+    const bool keep_idle = template_.content && is_used_up();
+    template_ = {.content = std::make_shared<const Template>(std::move(content)),
+                 .generation = template_.generation + 1,
+                 .built_at = built_at,
+                 .clones = 0,
+                 .bytes = bytes};
     last_measured_bytes_ = 0;
     template_state_ = "ready";
-    give_up_idle(/*and_running=*/false, template_.generation, "template");
+    if (!keep_idle) give_up_idle(/*and_running=*/false, template_.generation, "template");
   }
   work_cv_.notify_all();
   emit("template-ready", "", key.substr(0, 12) + ": " + how);

@@ -136,34 +136,6 @@ TEST_F(PoolTest, KilledRunningCloneIsToldOnceAndReclaimed) {
   EXPECT_EQ(pool->status().leaks, 0U);
 }
 
-TEST_F(PoolTest, IdentityFailureDestroysTheCloneAndTakesAnother) {
-  const auto pool = start(bench.settings());
-  ASSERT_TRUE(full(*pool));
-  bench.set_behaviour("fail-identity");
-  const Result<CloneInfo> refused = pool->acquire({}, in(std::chrono::milliseconds(50)));
-  ASSERT_FALSE(refused);
-  EXPECT_NE(refused.error().message().find("fake cannot set the clock"), std::string::npos)
-      << refused.error().message();
-  bench.set_behaviour("");
-  const Result<CloneInfo> clone = pool->acquire({}, in(kLong));
-  ASSERT_TRUE(clone) << clone.error().message();
-  EXPECT_GE(bench.events("clone-failed"), 1U);
-  EXPECT_EQ(pool->status().running, 1U);
-}
-
-TEST_F(PoolTest, SilentIdentityIsGivenUpInTime) {
-  PoolSettings settings = bench.settings();
-  settings.identity_timeout = std::chrono::milliseconds(20);
-  const auto pool = start(settings);
-  ASSERT_TRUE(full(*pool));
-  bench.set_behaviour("silent-identity");
-  EXPECT_FALSE(pool->acquire({}, in(std::chrono::milliseconds(30))));
-  bench.set_behaviour("die-at-identity");
-  EXPECT_FALSE(pool->acquire({}, in(std::chrono::milliseconds(30))));
-  bench.set_behaviour("");
-  EXPECT_TRUE(pool->acquire({}, in(kLong)));
-}
-
 TEST_F(PoolTest, BadHostnameCostsNoClone) {
   const auto pool = start(bench.settings());
   ASSERT_TRUE(full(*pool));

@@ -180,6 +180,7 @@ Result<TemplateInputs> template_inputs(const PoolSettings& settings, const std::
                                   : GRANARY_TRY(hash_of(settings.source.initramfs_path, Errc::kInitramfsMissing));
   inputs.lines["command-line"] = settings.source.command_line;
   inputs.lines["shape"] = shape_text(settings.shape);
+  if (settings.sharing != Sharing::kNode) inputs.lines["pool"] = settings.name;
   inputs.lines["vmm"] = vmm_build_id;
   inputs.lines["format"] = std::to_string(Manifest::kFormat);
   std::istringstream host(host_fingerprint);

@@ -4,6 +4,7 @@
 
 #include <random>
 
+#include "vmpool/base/machine_layout.h"
 #include "vmpool/virtio/vsock_fixture.h"
 
 namespace granary::virtio {
@@ -293,6 +294,52 @@ TEST_F(VsockFlowTest, ShortPacketOrTinyRxBufferNeedsReset) {
   must(vsock->adopt(std::move(pair.first), 1));
   driver.kick(0);
   EXPECT_TRUE(driver.needs_reset());
+}
+
+class VsockClockTest : public VsockTest {
+ protected:
+  void connect(uint32_t host_port, uint32_t credit = 64) {
+    VsockHeader header{};
+    header.src_cid = kGuestCid;
+    header.dst_cid = 2;
+    header.src_port = 5000;
+    header.dst_port = host_port;
+    header.type = VIRTIO_VSOCK_TYPE_STREAM;
+    header.op = VIRTIO_VSOCK_OP_REQUEST;
+    header.buf_alloc = credit;
+    guest->send(header);
+  }
+  static int64_t now_ns() {
+    return std::chrono::nanoseconds(std::chrono::system_clock::now().time_since_epoch()).count();
+  }
+};
+
+TEST_F(VsockClockTest, AGuestThatConnectsIsToldTheTimeAndNothingIsKept) {
+  const int64_t before = now_ns();
+  connect(granary::machine::kClockVsockPort);
+  const Packet response = expect_packet(VIRTIO_VSOCK_OP_RESPONSE);
+  EXPECT_EQ(response.header.dst_port, 5000U);
+  EXPECT_EQ(response.header.src_port, granary::machine::kClockVsockPort);
+  EXPECT_EQ(response.payload, "");
+  const Packet time = expect_packet(VIRTIO_VSOCK_OP_RW);
+  int64_t told = 0;
+  ASSERT_EQ(time.payload.size(), sizeof(told));
+  time.payload.copy(reinterpret_cast<char*>(&told), sizeof(told));
+  EXPECT_GE(told, before);
+  EXPECT_LE(told, now_ns());
+  EXPECT_TRUE(vsock->quiescent());
+  EXPECT_EQ(vsock->open_connections(), 0U);
+  guest->answer(time.header, VIRTIO_VSOCK_OP_SHUTDOWN, "", VIRTIO_VSOCK_SHUTDOWN_RCV | VIRTIO_VSOCK_SHUTDOWN_SEND);
+  (void)expect_packet(VIRTIO_VSOCK_OP_RST);
+  EXPECT_FALSE(guest->receive());
+}
+
+TEST_F(VsockClockTest, WithoutCreditOrAtAnotherPortThereIsAReset) {
+  connect(granary::machine::kClockVsockPort, 7);
+  (void)expect_packet(VIRTIO_VSOCK_OP_RST);
+  connect(granary::machine::kClockVsockPort + 1);
+  (void)expect_packet(VIRTIO_VSOCK_OP_RST);
+  EXPECT_FALSE(guest->receive());
 }
 
 }  // namespace

@@ -10,6 +10,8 @@
 #include <optional>
 #include <string_view>
 
+#include "vmpool/base/machine_layout.h"
+
 namespace granary::virtio {
 namespace {
 
@@ -189,7 +191,16 @@ void VsockMuxer::settle(VsockKey key, Entry& entry) {
 void VsockMuxer::refuse(const VsockHeader& header) {
   ++refused_packets_;
   if (header.op == VIRTIO_VSOCK_OP_RST) return;
-  replies_.push_back({{header.src_port, header.dst_port}, header.type});
+  replies_.push_back({{header.src_port, header.dst_port}, header.type, VIRTIO_VSOCK_OP_RST});
+}
+
+// Accepted and answered at once. Whatever the guest sends then, SHUTDOWN for one, gets the RST of an unknown
+// connection.
+void VsockMuxer::tell_time(const VsockHeader& header) {
+  if (header.buf_alloc < sizeof(int64_t)) return refuse(header);
+  for (const uint16_t op : {VIRTIO_VSOCK_OP_RESPONSE, VIRTIO_VSOCK_OP_RW}) {
+    replies_.push_back({{header.src_port, header.dst_port}, header.type, op});
+  }
 }
 
 void VsockMuxer::receive(const VsockHeader& header, Chain& chain) {
@@ -202,6 +213,10 @@ void VsockMuxer::receive(const VsockHeader& header, Chain& chain) {
   const auto found = connections_.find(key);
   const bool well_formed = header.type == VIRTIO_VSOCK_TYPE_STREAM &&
                            (header.op != VIRTIO_VSOCK_OP_RW || header.len <= chain.readable_left());
+  if (found == connections_.end() && header.type == VIRTIO_VSOCK_TYPE_STREAM && header.op == VIRTIO_VSOCK_OP_REQUEST &&
+      header.dst_port == machine::kClockVsockPort) {
+    return tell_time(header);
+  }
   if (found == connections_.end() || header.type != VIRTIO_VSOCK_TYPE_STREAM) return refuse(header);
   if (well_formed) {
     found->second.connection.receive(header, chain);
@@ -221,13 +236,7 @@ Result<bool> VsockMuxer::send(Chain& chain) {
   header.src_cid = kHostCid;
   header.dst_cid = guest_cid_;
   if (!replies_.empty()) {
-    const Reply reply = replies_.front();
-    replies_.pop_front();
-    header.src_port = reply.key.host_port;
-    header.dst_port = reply.key.guest_port;
-    header.type = reply.type;
-    header.op = VIRTIO_VSOCK_OP_RST;
-    chain.write(std::as_bytes(std::span(&header, 1)));
+    send_reply(header, chain);
     return true;
   }
   while (!ready_.empty()) {
@@ -240,6 +249,21 @@ Result<bool> VsockMuxer::send(Chain& chain) {
     if (sent) return true;
   }
   return false;
+}
+
+void VsockMuxer::send_reply(VsockHeader& header, Chain& chain) {
+  const Reply reply = replies_.front();
+  replies_.pop_front();
+  header.src_port = reply.key.host_port;
+  header.dst_port = reply.key.guest_port;
+  header.type = reply.type;
+  header.op = reply.op;
+  const std::chrono::nanoseconds now = std::chrono::system_clock::now().time_since_epoch();
+  const int64_t now_ns = now.count();
+  const bool tells_time = reply.op == VIRTIO_VSOCK_OP_RW;
+  header.len = tells_time ? sizeof(now_ns) : 0;
+  chain.write(std::as_bytes(std::span(&header, 1)));
+  if (tells_time) chain.write(std::as_bytes(std::span(&now_ns, 1)));
 }
 
 void VsockMuxer::arm_timer(Clock::time_point deadline) {

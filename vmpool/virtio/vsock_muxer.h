@@ -20,7 +20,9 @@ struct VsockOptions {
 };
 
 // All connections of a vsock device: accepts and shakes hands with host clients, finds the connection of a packet,
-// gives each connection its turn to send, and ends those that hang. Knows no rings. Loop thread only.
+// gives each connection its turn to send, and ends those that hang. Of the guest's own connections it serves those to
+// machine::kClockVsockPort, without keeping any state of them, and refuses all others. Knows no rings. Loop thread
+// only.
 class VsockMuxer {
  public:
   // `output_ready` is called when there may be something for the guest that was not there before.
@@ -73,6 +75,7 @@ class VsockMuxer {
   struct Reply {
     VsockKey key;
     uint16_t type;
+    uint16_t op;
   };
 
   void accept_clients();
@@ -82,6 +85,8 @@ class VsockMuxer {
   void host_event(VsockKey key, uint32_t events);
   void settle(VsockKey key, Entry& entry);
   void refuse(const VsockHeader& header);
+  void tell_time(const VsockHeader& header);
+  void send_reply(VsockHeader& header, Chain& chain);
   void arm_timer(Clock::time_point deadline);
   void expire();
   [[nodiscard]] bool full() const { return size() >= options_.max_connections; }

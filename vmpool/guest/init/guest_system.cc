@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <linux/random.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <sys/ioctl.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
@@ -9,9 +10,11 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <memory>
 
 #include "vmpool/base/fd.h"
 #include "vmpool/guest/init/doorbell.h"
+#include "vmpool/guest/init/host_clock.h"
 #include "vmpool/guest/init/system.h"
 
 namespace granary::guest {
@@ -22,6 +25,18 @@ constexpr int64_t kNsPerSecond = 1'000'000'000;
 Status write_file(const std::string& path, const std::string& text) {
   const Fd fd = GRANARY_TRY(open_file(path, O_WRONLY | O_CREAT | O_TRUNC, 0644));
   return write_all(fd.get(), std::as_bytes(std::span(text)));
+}
+
+Result<Fd> inet_socket() {
+  Fd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!socket.valid()) return Error::last_os_error("open an INET socket");
+  return socket;
+}
+
+ifreq request_for(const char* link) {
+  ifreq request{};
+  std::strncpy(request.ifr_name, link, IFNAMSIZ - 1);
+  return request;
 }
 
 }  // namespace
@@ -37,6 +52,8 @@ Status GuestSystem::add_entropy(std::span<const std::byte> entropy) {
   if (::ioctl(random.get(), RNDRESEEDCRNG) != 0) return Error::last_os_error("RNDRESEEDCRNG");
   return ok();
 }
+
+Result<int64_t> GuestSystem::host_realtime_ns() { return read_host_clock(); }
 
 Status GuestSystem::set_realtime(int64_t realtime_ns) {
   const timespec time{realtime_ns / kNsPerSecond, realtime_ns % kNsPerSecond};
@@ -61,11 +78,26 @@ Status GuestSystem::set_machine_id(const std::string& hex) {
   return write_file("/run/machine-id", hex + "\n");
 }
 
+Status GuestSystem::set_mac_addresses(const MacAddress& first) {
+  const Fd socket = GRANARY_TRY(inet_socket());
+  const std::unique_ptr<struct if_nameindex, decltype(&::if_freenameindex)> links(::if_nameindex(), ::if_freenameindex);
+  if (!links) return Error::last_os_error("list the network links");
+  MacAddress mac = first;
+  for (const struct if_nameindex* link = links.get(); link->if_name != nullptr; ++link) {
+    ifreq request = request_for(link->if_name);
+    const std::string name(link->if_name);
+    if (::ioctl(socket.get(), SIOCGIFHWADDR, &request) != 0) return Error::last_os_error("SIOCGIFHWADDR " + name);
+    if (request.ifr_hwaddr.sa_family != ARPHRD_ETHER) continue;
+    std::memcpy(request.ifr_hwaddr.sa_data, mac.data(), mac.size());
+    if (::ioctl(socket.get(), SIOCSIFHWADDR, &request) != 0) return Error::last_os_error("SIOCSIFHWADDR " + name);
+    ++mac.back();
+  }
+  return ok();
+}
+
 Status GuestSystem::loopback_up() {
-  const Fd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  if (!socket.valid()) return Error::last_os_error("open an INET socket");
-  ifreq request{};
-  std::strcpy(request.ifr_name, "lo");
+  const Fd socket = GRANARY_TRY(inet_socket());
+  ifreq request = request_for("lo");
   if (::ioctl(socket.get(), SIOCGIFFLAGS, &request) != 0) return Error::last_os_error("SIOCGIFFLAGS lo");
   request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
   if (::ioctl(socket.get(), SIOCSIFFLAGS, &request) != 0) return Error::last_os_error("SIOCSIFFLAGS lo");

@@ -35,6 +35,14 @@ bool is_uuid(const std::string& bytes) {
   return bytes.size() == kUuidBytes && std::any_of(bytes.begin(), bytes.end(), [](char c) { return c != 0; });
 }
 
+// Six of the UUID's random bytes (RFC 9562, 5.4), marked as a locally administered address of one card.
+MacAddress mac_of(const std::string& uuid) {
+  MacAddress mac;
+  std::copy(uuid.end() - mac.size(), uuid.end(), mac.begin());
+  mac[0] = static_cast<uint8_t>((mac[0] & ~0x01) | 0x02);
+  return mac;
+}
+
 Error invalid(const std::string& what) { return {Errc::kInvalidArgument, "identity: " + what}; }
 
 }  // namespace
@@ -46,7 +54,6 @@ Status GuestIdentity::check(const v1::Identity& identity) const {
   if (entropy < kMinEntropyBytes || entropy > kMaxEntropyBytes) {
     return invalid("entropy has " + std::to_string(entropy) + " bytes; send 32 to 512");
   }
-  if (identity.realtime_ns() <= 0) return invalid("realtime_ns must be after 1970");
   if (!is_hostname(identity.hostname())) {
     return invalid("hostname \"" + identity.hostname() + "\": 1 to 64 letters, digits, dots and hyphens are allowed");
   }
@@ -56,21 +63,21 @@ Status GuestIdentity::check(const v1::Identity& identity) const {
   return ok();
 }
 
-Status GuestIdentity::apply_steps(const v1::Identity& identity, std::chrono::steady_clock::time_point received) {
+Status GuestIdentity::apply_steps(const v1::Identity& identity) {
   GRANARY_TRY(system_.add_entropy(std::as_bytes(std::span(identity.entropy()))));
-  const std::chrono::nanoseconds since = std::chrono::steady_clock::now() - received;
-  GRANARY_TRY(system_.set_realtime(identity.realtime_ns() + since.count()));
+  GRANARY_TRY(system_.set_realtime(GRANARY_TRY(system_.host_realtime_ns())));
   GRANARY_TRY(system_.set_hostname(identity.hostname()));
   GRANARY_TRY(system_.set_machine_id(to_hex(identity.machine_id())));
+  GRANARY_TRY(system_.set_mac_addresses(mac_of(identity.clone_uuid())));
   GRANARY_TRY(system_.loopback_up());
   boot_id_ = GRANARY_TRY(system_.boot_id());
   return ok();
 }
 
-v1::Reply GuestIdentity::apply(const v1::Identity& identity, std::chrono::steady_clock::time_point received) {
+v1::Reply GuestIdentity::apply(const v1::Identity& identity) {
   if (const Status checked = check(identity); !checked) return failure(checked.error());
   if (!applied()) {
-    if (const Status steps = apply_steps(identity, received); !steps) {
+    if (const Status steps = apply_steps(identity); !steps) {
       return failure(v1::Failure::IDENTITY, "identity: " + steps.error().message());
     }
     clone_uuid_ = identity.clone_uuid();

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <chrono>
 #include <string>
 
 #include "vmpool/guest/guest.pb.h"
@@ -19,13 +18,12 @@ class GuestIdentity {
 
   // IdentityApplied; or Failure: INVALID before anything was changed (a field out of bounds, another identity in
   // place), IDENTITY naming the step and its errno. A failed identity may be sent again. The identity that is in place
-  // already is answered without being applied again. `received` is when the message came in: the clock is stepped to
-  // what the host's clock shows when the step happens.
-  v1::Reply apply(const v1::Identity& identity, std::chrono::steady_clock::time_point received);
+  // already is answered without being applied again.
+  v1::Reply apply(const v1::Identity& identity);
 
  private:
   [[nodiscard]] Status check(const v1::Identity& identity) const;
-  Status apply_steps(const v1::Identity& identity, std::chrono::steady_clock::time_point received);
+  Status apply_steps(const v1::Identity& identity);
 
   System& system_;
   std::string clone_uuid_;

@@ -15,46 +15,45 @@ using testing::IsEmpty;
 
 const v1::Identity kIdentity = identity_request().identity();
 
-std::chrono::steady_clock::time_point now() { return std::chrono::steady_clock::now(); }
-
 TEST(GuestIdentity, AppliesEveryStepInOrder) {
   DrySystem system;
   GuestIdentity identity(system);
   EXPECT_FALSE(identity.applied());
-  const v1::Reply reply = identity.apply(kIdentity, now());
+  const v1::Reply reply = identity.apply(kIdentity);
   ASSERT_TRUE(reply.has_identity_applied());
   EXPECT_TRUE(identity.applied());
   EXPECT_EQ(reply.identity_applied().clone_uuid(), kIdentity.clone_uuid());
   EXPECT_EQ(reply.identity_applied().boot_id(), "00000000-0000-4000-8000-000000000000");
-  EXPECT_GE(reply.identity_applied().realtime_ns(), kIdentity.realtime_ns());
   // The boot id last: the kernel draws it when it is read, and the entropy must be in by then.
-  EXPECT_THAT(system.calls(), ElementsAre("entropy 32", "realtime", "hostname clone-1",
-                                          "machine-id 0123456789abcdef4142434445464748", "loopback", "boot-id"));
+  EXPECT_THAT(system.calls(), ElementsAre("entropy 32", "host-clock", "realtime", "hostname clone-1",
+                                          "machine-id 0123456789abcdef4142434445464748", "mac 62:62:63:64:65:66",
+                                          "loopback", "boot-id"));
 }
 
-TEST(GuestIdentity, StepsTheClockByTheTimeSinceTheMessageCame) {
+TEST(GuestIdentity, StepsTheClockToTheHosts) {
   DrySystem system;
+  system.set_host_realtime(1'234'567'890'123'456'789);
   GuestIdentity identity(system);
-  ASSERT_TRUE(identity.apply(kIdentity, now() - std::chrono::seconds(5)).has_identity_applied());
-  EXPECT_GE(system.realtime_ns() - kIdentity.realtime_ns(), 5'000'000'000);
+  const v1::Reply reply = identity.apply(kIdentity);
+  EXPECT_EQ(reply.identity_applied().realtime_ns(), 1'234'567'890'123'456'789);
 }
 
 TEST(GuestIdentity, TheSameAgainIsAnsweredAndNotApplied) {
   DrySystem system;
   GuestIdentity identity(system);
-  ASSERT_TRUE(identity.apply(kIdentity, now()).has_identity_applied());
+  ASSERT_TRUE(identity.apply(kIdentity).has_identity_applied());
   const size_t calls = system.calls().size();
-  EXPECT_TRUE(identity.apply(kIdentity, now()).has_identity_applied());
+  EXPECT_TRUE(identity.apply(kIdentity).has_identity_applied());
   EXPECT_EQ(system.calls().size(), calls);
 }
 
 TEST(GuestIdentity, AnotherOneIsRefused) {
   DrySystem system;
   GuestIdentity identity(system);
-  ASSERT_TRUE(identity.apply(kIdentity, now()).has_identity_applied());
+  ASSERT_TRUE(identity.apply(kIdentity).has_identity_applied());
   v1::Identity other = kIdentity;
   other.set_clone_uuid("fedcba9876543210");
-  const v1::Reply reply = identity.apply(other, now());
+  const v1::Reply reply = identity.apply(other);
   EXPECT_EQ(reply.failure().kind(), v1::Failure::INVALID);
   EXPECT_THAT(reply.failure().message(), HasSubstr("30313233343536373839616263646566"));
 }
@@ -64,7 +63,7 @@ class FailingStep : public testing::TestWithParam<const char*> {};
 TEST_P(FailingStep, LeavesTheCloneWithoutIdentityAndNamesTheStep) {
   DrySystem system(GetParam());
   GuestIdentity identity(system);
-  const v1::Reply reply = identity.apply(kIdentity, now());
+  const v1::Reply reply = identity.apply(kIdentity);
   ASSERT_TRUE(reply.has_failure());
   EXPECT_EQ(reply.failure().kind(), v1::Failure::IDENTITY);
   EXPECT_THAT(reply.failure().message(), HasSubstr(GetParam()));
@@ -72,7 +71,8 @@ TEST_P(FailingStep, LeavesTheCloneWithoutIdentityAndNamesTheStep) {
   EXPECT_FALSE(identity.applied());
 }
 INSTANTIATE_TEST_SUITE_P(Each, FailingStep,
-                         testing::Values("entropy", "realtime", "hostname", "machine-id", "loopback", "boot-id"));
+                         testing::Values("entropy", "host-clock", "realtime", "hostname", "machine-id", "mac",
+                                         "loopback", "boot-id"));
 
 struct BadField {
   const char* name;
@@ -86,7 +86,7 @@ TEST_P(InvalidIdentity, IsRefusedBeforeAnythingIsChanged) {
   GuestIdentity identity(system);
   v1::Identity bad = kIdentity;
   GetParam().spoil(bad);
-  const v1::Reply reply = identity.apply(bad, now());
+  const v1::Reply reply = identity.apply(bad);
   ASSERT_TRUE(reply.has_failure());
   EXPECT_EQ(reply.failure().kind(), v1::Failure::INVALID);
   EXPECT_THAT(reply.failure().message(), HasSubstr(GetParam().name));
@@ -99,7 +99,6 @@ INSTANTIATE_TEST_SUITE_P(
                     BadField{"machine_id", [](v1::Identity& i) { i.clear_machine_id(); }},
                     BadField{"entropy", [](v1::Identity& i) { i.set_entropy(std::string(31, 'e')); }},
                     BadField{"entropy", [](v1::Identity& i) { i.set_entropy(std::string(513, 'e')); }},
-                    BadField{"realtime_ns", [](v1::Identity& i) { i.set_realtime_ns(0); }},
                     BadField{"hostname", [](v1::Identity& i) { i.clear_hostname(); }},
                     BadField{"hostname", [](v1::Identity& i) { i.set_hostname(std::string(65, 'h')); }},
                     BadField{"hostname", [](v1::Identity& i) { i.set_hostname("a\n127.0.0.1 b"); }}));

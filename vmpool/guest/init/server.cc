@@ -44,7 +44,8 @@ Server::Server(EventLoop& loop, System& system, Fd listener, std::unique_ptr<Rea
       listener_(std::move(listener)),
       watch_(loop),
       reaper_(std::move(reaper)),
-      identity_(system) {}
+      identity_(system),
+      clock_(loop, system) {}
 
 Result<std::unique_ptr<Server>> Server::create(EventLoop& loop, System& system, Fd listener) {
   std::unique_ptr<Reaper> reaper = GRANARY_TRY(Reaper::create(loop));
@@ -67,7 +68,7 @@ void Server::accept_one() {
   }
   const uint64_t id = next_session_++;
   Result<std::unique_ptr<Session>> session =
-      Session::create(Guest{loop_, *reaper_, system_, identity_}, std::move(connection), [this, id] {
+      Session::create(Guest{loop_, *reaper_, system_, identity_, clock_}, std::move(connection), [this, id] {
         loop_.post([this, id] {
           sessions_.erase(id);
           if (const Status s = watch_listener(); !s) {

@@ -31,6 +31,7 @@ class Server {
   Watch watch_;
   std::unique_ptr<Reaper> reaper_;
   GuestIdentity identity_;
+  ClockKeeper clock_;
   uint64_t next_session_ = 1;
   std::map<uint64_t, std::unique_ptr<Session>> sessions_;
 };

@@ -78,7 +78,7 @@ void Session::handle(v1::Request& request) {
       return reply(ready);
     }
     case v1::Request::kIdentity:
-      return reply(guest_.identity.apply(request.identity(), std::chrono::steady_clock::now()));
+      return handle_identity(request.identity());
     case v1::Request::kExec:
       return handle_exec(*request.mutable_exec());
     case v1::Request::kPowerOff:
@@ -89,6 +89,12 @@ void Session::handle(v1::Request& request) {
     default:
       return handle_for_command(request);
   }
+}
+
+void Session::handle_identity(const v1::Identity& identity) {
+  const v1::Reply answer = guest_.identity.apply(identity);
+  if (guest_.identity.applied()) guest_.clock.start();
+  reply(answer);
 }
 
 void Session::handle_exec(v1::Exec& exec) {

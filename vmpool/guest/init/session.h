@@ -6,6 +6,7 @@
 #include <string>
 
 #include "vmpool/guest/frame.h"
+#include "vmpool/guest/init/clock_keeper.h"
 #include "vmpool/guest/init/command.h"
 #include "vmpool/guest/init/identity.h"
 
@@ -17,6 +18,7 @@ struct Guest {
   Reaper& reaper;
   System& system;
   GuestIdentity& identity;
+  ClockKeeper& clock;
 };
 
 // One conversation of the guest protocol on one connection. Bounded on both sides: requests are read only while the
@@ -33,6 +35,7 @@ class Session {
   void read_some();
   void take_requests();
   void handle(v1::Request& request);
+  void handle_identity(const v1::Identity& identity);
   void handle_exec(v1::Exec& exec);
   void handle_for_command(v1::Request& request);
   void reply(const v1::Reply& reply);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,6 +12,8 @@
 #include "vmpool/base/result.h"
 
 namespace granary::guest {
+
+using MacAddress = std::array<uint8_t, 6>;
 
 // What granary-init changes in the machine it runs on. Two implementations: the guest itself, and a dry one for serving
 // the protocol as a plain process. Each method is one step; an error keeps the errno of the call that failed.
@@ -19,13 +23,16 @@ class System {
 
   // Adds and credits entropy, then reseeds the kernel's generator from it (random(4): RNDADDENTROPY, RNDRESEEDCRNG).
   virtual Status add_entropy(std::span<const std::byte> entropy) = 0;
-  // CLOCK_REALTIME, nanoseconds since 1970.
+  // CLOCK_REALTIME of the host, as the VMM tells it. All times: nanoseconds since 1970.
+  virtual Result<int64_t> host_realtime_ns() = 0;
   virtual Status set_realtime(int64_t realtime_ns) = 0;
   [[nodiscard]] virtual int64_t realtime_ns() const = 0;
   virtual Status set_hostname(const std::string& name) = 0;
   // 32 lower-case hex digits (machine-id(5)).
   virtual Status set_machine_id(const std::string& hex) = 0;
-  // Opens the first INET socket of the guest's life: not before the identity.
+  // Gives the n-th Ethernet card, counted from 0, `first` with n added to its last byte. Opens the first INET socket of
+  // the guest's life: not before the entropy.
+  virtual Status set_mac_addresses(const MacAddress& first) = 0;
   virtual Status loopback_up() = 0;
   // The kernel makes the boot id when it is first read: not before the entropy.
   virtual Result<std::string> boot_id() = 0;
@@ -37,10 +44,12 @@ class System {
 class GuestSystem final : public System {
  public:
   Status add_entropy(std::span<const std::byte> entropy) override;
+  Result<int64_t> host_realtime_ns() override;
   Status set_realtime(int64_t realtime_ns) override;
   [[nodiscard]] int64_t realtime_ns() const override;
   Status set_hostname(const std::string& name) override;
   Status set_machine_id(const std::string& hex) override;
+  Status set_mac_addresses(const MacAddress& first) override;
   Status loopback_up() override;
   Result<std::string> boot_id() override;
   Status power_off() override;
@@ -50,11 +59,16 @@ class GuestSystem final : public System {
 class DrySystem final : public System {
  public:
   explicit DrySystem(std::string fail = {}) : fail_(std::move(fail)) {}
+  void fail(const std::string& name) { fail_ = name; }
+  // Otherwise it is this machine's.
+  void set_host_realtime(int64_t realtime_ns) { host_realtime_ns_ = realtime_ns; }
   Status add_entropy(std::span<const std::byte> entropy) override;
+  Result<int64_t> host_realtime_ns() override;
   Status set_realtime(int64_t realtime_ns) override;
   [[nodiscard]] int64_t realtime_ns() const override { return realtime_ns_; }
   Status set_hostname(const std::string& name) override;
   Status set_machine_id(const std::string& hex) override;
+  Status set_mac_addresses(const MacAddress& first) override;
   Status loopback_up() override;
   Result<std::string> boot_id() override;
   Status power_off() override;
@@ -63,6 +77,7 @@ class DrySystem final : public System {
  private:
   Status record(const std::string& name, const std::string& argument);
   std::string fail_;
+  std::optional<int64_t> host_realtime_ns_;
   int64_t realtime_ns_ = 0;
   std::vector<std::string> calls_;
 };
