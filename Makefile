@@ -39,7 +39,7 @@ fuzz: setup  ## libFuzzer, each target for FUZZ_SECONDS (default 60) seconds
 	@tests/fuzz/run $(or $(FUZZ_SECONDS),60)
 
 asan: setup  ## unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	@cmake --preset asan && cmake --build build/asan --target unit-tests corpora && ctest --test-dir build/asan -L 'unit|fuzz' --output-on-failure
+	@cmake --preset asan && cmake --build build/asan --target unit-tests corpora tiny-guests && ctest --test-dir build/asan -L 'unit|fuzz' --output-on-failure
 
 clean:       ## remove build/ (the cache of node and kernel stays)
 	@tests/node/down 2>/dev/null || true
