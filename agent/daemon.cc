@@ -13,6 +13,7 @@
 
 #include "agent/api_server.h"
 #include "agent/config_watch.h"
+#include "agent/host_programs.h"
 #include "agent/log_text.h"
 #include "agent/metrics.h"
 #include "agent/pool_service.h"
@@ -141,6 +142,14 @@ MemoryFiles memory_files(const std::string& proc, const Cgroups* groups) {
   return files;
 }
 
+Result<SpawnerFiles> spawner_files(const DaemonOptions& options) {
+  SpawnerFiles files{.libexec_dir = options.libexec_dir, .kvm_path = options.kvm_path};
+  if (options.host_libexec_dir.empty()) return files;
+  files.libexec_dir = GRANARY_TRY(install_programs(options.libexec_dir, options.host_libexec_dir, GRANARY_VERSION));
+  files.as_unit = true;
+  return files;
+}
+
 void log_reconciled(const Reconciled& found, const Journal& journal) {
   if (journal.ignored_bytes() > 0) {
     spdlog::error("journal damaged at its end, clones that it named there are ended ignored_bytes={}",
@@ -242,8 +251,8 @@ Status serve(const DaemonOptions& options, const Host& host) {
   const AtEnd remove_groups{[&] {
     if (groups) groups->remove_parent();
   }};
-  const std::unique_ptr<SpawnerProcess> spawner = GRANARY_TRY(
-      SpawnerProcess::connect_or_start(config, {.libexec_dir = options.libexec_dir, .kvm_path = options.kvm_path}));
+  const std::unique_ptr<SpawnerProcess> spawner =
+      GRANARY_TRY(SpawnerProcess::connect_or_start(config, GRANARY_TRY(spawner_files(options))));
   const AtEnd end_spawner{[&] { spawner->wait_if_unused(); }};
   const std::unique_ptr<Journal> journal =
       GRANARY_TRY(Journal::open(config.run_dir + "/journal", GRANARY_TRY(host_boot_id())));

@@ -20,6 +20,7 @@ struct Flags {
   std::string state_dir;
   std::string run_dir;
   std::string libexec_dir;
+  std::string host_libexec_dir;
   std::string kvm = "/dev/kvm";
   std::string proc = "/proc";
   bool check_config = false;
@@ -32,6 +33,10 @@ void define(CLI::App& app, Flags& flags) {
   app.add_option("--state-dir", flags.state_dir, "in place of the configuration's state_dir");
   app.add_option("--run-dir", flags.run_dir, "in place of the configuration's run_dir");
   app.add_option("--libexec-dir", flags.libexec_dir, "holds granary-spawn and granary-vmm; default: where granaryd is");
+  app.add_option(
+      "--host-libexec-dir", flags.host_libexec_dir,
+      "for an agent in a container: copy those into a versioned directory here, at the same path on the host, "
+      "and have the host's systemd run granary-spawn from it");
   app.add_option("--kvm", flags.kvm, "the KVM device")->capture_default_str();
   app.add_option("--proc", flags.proc, "has meminfo and pressure/memory of this host")->capture_default_str();
   app.add_flag("--check-config", flags.check_config, "check the configuration, say what is wrong, and exit (0 or 2)");
@@ -72,6 +77,7 @@ int run(const Flags& flags) {
   return run_daemon({.config = *std::move(config),
                      .source = source,
                      .libexec_dir = flags.libexec_dir.empty() ? own_directory() : flags.libexec_dir,
+                     .host_libexec_dir = flags.host_libexec_dir,
                      .kvm_path = flags.kvm,
                      .proc = flags.proc,
                      .skip_preflight = flags.skip_preflight});

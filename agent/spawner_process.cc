@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "agent/log_text.h"
+#include "agent/spawner_unit.h"
 
 namespace granary::agent {
 namespace {
@@ -40,19 +41,20 @@ constexpr int kEndLimitMs = 10'000;
 }
 
 Status start(const Config& config, const SpawnerFiles& files) {
-  std::string words[] = {files.libexec_dir + "/granary-spawn",
-                         "--control-socket",
-                         config.spawner_socket_path(),
-                         "--run-dir",
-                         config.run_dir,
-                         "--vmm",
-                         files.libexec_dir + "/granary-vmm",
-                         "--kvm",
-                         files.kvm_path,
-                         "--transient"};
+  std::vector<std::string> words{files.libexec_dir + "/granary-spawn",
+                                 "--control-socket",
+                                 config.spawner_socket_path(),
+                                 "--run-dir",
+                                 config.run_dir,
+                                 "--vmm",
+                                 files.libexec_dir + "/granary-vmm",
+                                 "--kvm",
+                                 files.kvm_path,
+                                 "--transient"};
   for (const std::string& program : {words[0], words[6]}) {
     if (::access(program.c_str(), X_OK) != 0) return Error::last_os_error("run " + program + " (see --libexec-dir)");
   }
+  if (files.as_unit) return start_spawner_unit(words);
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
@@ -87,8 +89,8 @@ Result<std::unique_ptr<SpawnerProcess>> SpawnerProcess::connect_or_start(const C
     }
   }
   if (!client) {
-    return Error(client.error().code(), client.error().context() + "; granary-spawn does not answer, see " +
-                                            config.run_dir + "/granary-spawn.log");
+    const std::string log = files.as_unit ? "journalctl -u granary-spawn" : config.run_dir + "/granary-spawn.log";
+    return Error(client.error().code(), client.error().context() + "; granary-spawn does not answer, see " + log);
   }
   std::unique_ptr<SpawnerProcess> process(new SpawnerProcess(config, files, *std::move(client)));
   spdlog::info("spawner {} pid={}", own ? "started" : "found", process->client().hello().pid);
@@ -127,7 +129,8 @@ bool SpawnerProcess::replace(const std::stop_token& stop) {
       return true;
     }
     if (steady_clock::now() >= start_at) {
-      if (const Status started = start(config_, files_); !started) spdlog::error("spawner start failed error=\"{}\"", log_value(started.error().message()));
+      if (const Status started = start(config_, files_); !started)
+        spdlog::error("spawner start failed error=\"{}\"", log_value(started.error().message()));
       start_at = steady_clock::now() + kStartLimit;
     }
     std::this_thread::sleep_for(kRetry);

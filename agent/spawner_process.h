@@ -12,11 +12,12 @@ namespace granary::agent {
 struct SpawnerFiles {
   std::string libexec_dir;  // holds granary-spawn and granary-vmm
   std::string kvm_path;
+  bool as_unit = false;  // systemd starts it, not the agent: what the agent forks would be part of its container
 };
 
 // The agent's granary-spawn: the one that answers on the configured socket, or one that is started for it, in a session
-// of its own so that it outlives the agent; its log is RUN_DIR/granary-spawn.log. One that was started here ends by itself
-// once it has neither VMs nor clients.
+// of its own so that it outlives the agent; its log is RUN_DIR/granary-spawn.log, a unit's is in the journal. One that
+// was started here ends by itself once it has neither VMs nor clients.
 class SpawnerProcess {
  public:
   static Result<std::unique_ptr<SpawnerProcess>> connect_or_start(const Config& config, const SpawnerFiles& files);
@@ -24,8 +25,8 @@ class SpawnerProcess {
   SpawnerProcess& operator=(const SpawnerProcess&) = delete;
 
   [[nodiscard]] pool::SpawnerClient& client() const { return *client_; }
-  // From now on a spawner that dies is replaced; `replaced` is called, on a thread of this object, once the client is connected
-  // to its successor, which knows no VM.
+  // From now on a spawner that dies is replaced; `replaced` is called, on a thread of this object, once the client is
+  // connected to its successor, which knows no VM.
   void keep(std::function<void()> replaced);
   // No more replacing, and no callback from here on.
   void stop_keeping() { keeper_ = {}; }

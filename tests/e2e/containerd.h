@@ -13,7 +13,7 @@ struct ContainerdSetup {
   std::string unpacked;       // folder that holds usr/bin/containerd (tests/e2e/fetch-containerd)
   std::string directory;      // empty scratch folder: configuration, root, state, sockets, logs
   std::string sandbox_socket; // granaryd's socket: the remote sandbox controller
-  std::string pause_image;    // OCI tar (tests/e2e/make-oci-image), imported under kPauseImage
+  std::string pause_image;    // OCI tar (deploy/image/make-oci-image), imported under kPauseImage
 };
 
 inline constexpr const char* kPauseImage = "granary.test/pause:1";
