@@ -19,7 +19,7 @@ namespace granary::control {
 
 inline constexpr uint32_t kMagic = 0x4752414e;  // "GRAN"
 // Raised on any incompatible change. A peer answers a message of another version with kError/kProtocolVersion.
-inline constexpr uint16_t kVersion = 2;  // 2: Stats.malformed_requests
+inline constexpr uint16_t kVersion = 1;
 
 enum class Type : uint16_t {
   // answers; one with a body of its own (HelloReply, Spawned, Stats …) carries the request's own type instead
@@ -165,9 +165,8 @@ struct Stats {
   uint64_t pio_exits;
   uint64_t halt_exits;
   uint64_t restore_ns;             // last kRestore, received -> state loaded
-  uint64_t device_errors;          // malformed requests of the guest
+  uint64_t device_errors;
   uint64_t open_vsock_connections;
-  uint64_t malformed_requests;     // messages on the control socket that were no valid request and got kError
 };
 struct DoorbellEvent {
   uint32_t value;

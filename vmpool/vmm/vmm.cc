@@ -126,7 +126,6 @@ Status Vmm::handle(uint32_t id, AttachNetRequest& request) {
 Status Vmm::handle(uint32_t id, const StatsRequest&) {
   control::Stats stats = machine_ ? machine_->stats() : control::Stats{};
   stats.restore_ns = restore_ns_;
-  stats.malformed_requests = server_->malformed();
   status_.page().device_errors.store(stats.device_errors, std::memory_order_relaxed);
   server_->answer(id, control::Type::kGetStats, stats);
   return ok();
