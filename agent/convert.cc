@@ -97,7 +97,7 @@ v1::ConfigStatus to_message(const PoolSet::Configuration& configuration) {
   v1::ConfigStatus out;
   out.set_generation(configuration.generation);
   out.set_hash(configuration.hash);
-  out.set_refused(configuration.refused);
+  out.set_refused(ascii(configuration.refused));
   return out;
 }
 

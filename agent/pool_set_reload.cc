@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "agent/log_text.h"
 #include "agent/pool_set.h"
 
 namespace granary::agent {
@@ -65,7 +66,7 @@ Status PoolSet::apply(const Config& config) {
 }
 
 void PoolSet::tell(const std::string& kind, const std::string& pool, const std::string& text) {
-  spdlog::info("{} pool={} text=\"{}\"", kind, pool.empty() ? "-" : pool, text);
+  spdlog::info("{} pool={} text=\"{}\"", kind, pool.empty() ? "-" : pool, log_value(text));
   resources_.events.publish(
       {.when = std::chrono::system_clock::now(), .kind = kind, .pool = pool, .clone_id = "", .text = text});
 }

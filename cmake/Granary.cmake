@@ -106,12 +106,13 @@ function(granary_executable name)
   endif()
 endfunction()
 
-# granary_test(NAME SOURCES... [DEPS...] [KVM] [LINUX [IMAGES...]] [TIMEOUT s])
+# granary_test(NAME SOURCES... [DEPS...] [KVM] [LINUX [IMAGES...]] [TIMEOUT s] [AGENT])
 # Without KVM: each case is one ctest test on this host. With KVM: the whole program is one test, run on this host where
 # /dev/kvm works and in the emulated node otherwise (tests/with-kvm decides). LINUX: it needs a KVM that runs Linux guests.
+# AGENT: it starts granaryd, and an agent's audit and reconciling look at all of this host's cgroups of clones: one such test at a time.
 # IMAGES: a test for each Linux image, of the cases that end with its name; skipped where the minimal image is missing.
 function(granary_test name)
-  cmake_parse_arguments(ARG "KVM;LINUX" "TIMEOUT" "SOURCES;DEPS;IMAGES" ${ARGN})
+  cmake_parse_arguments(ARG "KVM;LINUX;AGENT" "TIMEOUT" "SOURCES;DEPS;IMAGES" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE granary_options ${ARG_DEPS} GTest::gtest_main GTest::gmock)
   if(NOT ARG_TIMEOUT)
@@ -133,7 +134,11 @@ function(granary_test name)
       endif()
     endforeach()
   else()
-    gtest_discover_tests(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS unit DISCOVERY_TIMEOUT 120)
+    set(lock "")
+    if(ARG_AGENT)
+      set(lock RESOURCE_LOCK cgroups)
+    endif()
+    gtest_discover_tests(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS unit ${lock} DISCOVERY_TIMEOUT 120)
     set_property(GLOBAL APPEND PROPERTY GRANARY_UNIT_TESTS ${name})
   endif()
 endfunction()

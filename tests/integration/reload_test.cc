@@ -108,8 +108,9 @@ TEST_F(ReloadTest, AnInvalidFileIsRefusedAsAWhole) {
   start();
   replace(yaml("  - {name: a, memory: 1MiB, size: 1}\n  - {name: b, sise: 3}\n"));
   ASSERT_TRUE(agent_->wait_for("configuration refused, generation 1 stays"));
-  const std::string why = bench_.path("granary.yaml") + ":7:15: pools[1]: unknown key \"sise\"";
-  EXPECT_THAT(agent_->errors(), HasSubstr(why));
+  const std::string where = bench_.path("granary.yaml") + ":7:15: pools[1]: unknown key ";
+  const std::string why = where + "\"sise\"";
+  EXPECT_THAT(agent_->errors(), HasSubstr(where + "'sise'"));  // stands between double quotes
   EXPECT_THAT(std::string(status()["config"]["refused"]), HasSubstr(why));
   EXPECT_THAT(bench_.ctl({"status"}).output, HasSubstr("the newest configuration is refused: " + why));
   EXPECT_EQ(status()["pools"][0]["target"], 2);
@@ -117,6 +118,15 @@ TEST_F(ReloadTest, AnInvalidFileIsRefusedAsAWhole) {
   replace(yaml(kPoolA));
   ASSERT_TRUE(applied(2));
   EXPECT_EQ(status()["config"]["refused"], "");
+  expect_clean_end();
+}
+
+TEST_F(ReloadTest, WhatIsWrittenInAKeyForgesNoLogLine) {
+  start();
+  replace(yaml("  - {name: a, memory: 1MiB, \"s\\nx\\\" pool=evil \\xFF\": 3}\n"));
+  ASSERT_TRUE(agent_->wait_for("configuration refused, generation 1 stays"));
+  EXPECT_THAT(agent_->errors(), HasSubstr("s?x' pool=evil"));
+  EXPECT_THAT(std::string(status()["config"]["refused"]), HasSubstr("pool=evil"));
   expect_clean_end();
 }
 

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sys/stat.h>
-
 #include "vmpool/pool/pool_impl.h"
 
 namespace granary::pool {
@@ -108,22 +106,17 @@ std::vector<CloneStatus> Pool::Impl::clones() const {
 
 PoolMemory Pool::Impl::memory() const {
   std::vector<std::pair<std::shared_ptr<Clone>, bool>> clones;  // and whether somebody holds it
-  std::shared_ptr<const Template> content;
+  PoolMemory memory;
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [id, entry] : entries_) {
       if (entry.state != State::kRestoring) clones.emplace_back(entry.clone, entry.state == State::kRunning);
     }
     for (const auto& shell : shells_) clones.emplace_back(shell, false);
-    content = template_.content;
+    memory.template_bytes = template_.bytes;
   }
-  PoolMemory memory;
   for (const auto& [clone, held] : clones)
     (held ? memory.running_bytes : memory.idle_bytes) += clone->own_memory_bytes();
-  struct stat file {};
-  if (content && ::fstat(content->memory.get(), &file) == 0) {
-    memory.template_bytes = static_cast<uint64_t>(file.st_blocks) * 512;
-  }
   return memory;
 }
 
