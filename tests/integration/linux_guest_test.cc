@@ -88,23 +88,40 @@ class LinuxGuestTest : public testing::TestWithParam<const char*> {
     EXPECT_TRUE(memory) << memory.error().message();
     return memory ? memory->guest_private_bytes : 0;
   }
+  void expect_vcpus(uint32_t count);
+
   TestBench bench_;
   PoolSettings settings_;
   std::unique_ptr<Pool> pool_;
 };
 
-TEST_P(LinuxGuestTest, TwoVcpusSurviveTemplateAndRestore) {
-  settings_.shape.vcpus = 2;
+// Every vCPU of a restored clone runs processes, and each takes what its neighbour sends: all of them at once, with
+// interrupts between them.
+void LinuxGuestTest::expect_vcpus(uint32_t count) {
+  settings_.shape.vcpus = count;
   ASSERT_NO_FATAL_FAILURE(start(bench_.resources()));
   const CloneInfo clone = acquire();
-  const Output cpus = run(clone, "nproc; cat /sys/devices/system/cpu/online; taskset 1 echo on 0; taskset 2 echo on 1");
-  EXPECT_EQ(cpus.text, "2\n0-1\non 0\non 1\n");
+  const std::string n = std::to_string(count);
+  std::string each;
+  for (uint32_t cpu = 0; cpu < count; ++cpu) each += std::to_string(cpu) + "\n";
+  const Output cpus = run(clone, "nproc; i=0; while test $i -lt " + n +
+                                     "; do taskset $(printf %x $((1 << i))) cut -d' ' -f39 /proc/self/stat;"
+                                     " i=$((i+1)); done");
+  EXPECT_EQ(cpus.text, n + "\n" + each);
   EXPECT_EQ(cpus.status, 0);
-  // Both at once, with interrupts between them: each writes to a pipe that the other CPU reads.
-  const Output busy = run(clone, "for i in 1 2 3 4; do taskset 1 seq 2000 | taskset 2 tail -n 1; done");
-  EXPECT_EQ(busy.text, "2000\n2000\n2000\n2000\n");
+  const Output busy = run(clone, "i=0; while test $i -lt " + n +
+                                     "; do (for j in 1 2 3 4; do taskset $(printf %x $((1 << i))) seq 2000 |"
+                                     " taskset $(printf %x $((1 << (i + 1) % " +
+                                     n + "))) tail -n 1; done) & i=$((i+1)); done; wait");
+  std::string lines;
+  for (uint32_t i = 0; i < 4 * count; ++i) lines += "2000\n";
+  EXPECT_EQ(busy.text, lines);
   EXPECT_TRUE(*pool_->release(clone.id));
 }
+
+TEST_P(LinuxGuestTest, TwoVcpusSurviveTemplateAndRestore) { expect_vcpus(2); }
+TEST_P(LinuxGuestTest, FourVcpusSurviveTemplateAndRestore) { expect_vcpus(4); }
+TEST_P(LinuxGuestTest, EightVcpusSurviveTemplateAndRestore) { expect_vcpus(8); }
 
 // Debian 12's 6.1 cloud kernel is built without the driver; there granary-init's reseeding stands alone.
 TEST_P(LinuxGuestTest, TheVmGenerationIdReseedsTheKernel) {
