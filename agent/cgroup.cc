@@ -14,6 +14,9 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "agent/cgroup_path.h"
+#include "vmpool/base/units.h"
+
 namespace granary::agent {
 namespace {
 
@@ -55,6 +58,22 @@ bool is_v2(const std::string& mount) {
   return ::statfs(mount.c_str(), &info) == 0 && info.f_type == CGROUP2_SUPER_MAGIC;
 }
 
+// A whole number of bytes; nothing for "max", and for what v1 has in its place.
+std::optional<uint64_t> bytes_of(const std::string& text) {
+  constexpr uint64_t kNoLimit = uint64_t{1} << 62;
+  uint64_t bytes = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), bytes);
+  return error == std::errc() && bytes < kNoLimit ? std::optional(bytes) : std::nullopt;
+}
+
+// One write(2): a control file takes a value or refuses it.
+Status write_control(const std::string& path, const std::string& value, const std::string& what) {
+  auto file = open_file(path, O_WRONLY);
+  if (!file) return Error(file.error().code(), what);
+  if (::write(file->get(), value.data(), value.size()) < 0) return Error::last_os_error(what);
+  return ok();
+}
+
 bool exists(const std::string& path) {
   struct stat info {};
   return ::stat(path.c_str(), &info) == 0;
@@ -71,12 +90,19 @@ Result<std::unique_ptr<Cgroups>> Cgroups::open(const std::string& parent) {
   }
   const bool v2 = is_v2(mount);
   std::vector<std::string> controllers;
+  std::vector<std::string> mounts;
   for (const char* name : {"memory", "pids", "cpu"}) {
     const std::string at = mount_point(name);
-    if (!at.empty() && is_v2(at) == v2) controllers.emplace_back(name);
+    if (at.empty() || is_v2(at) != v2) continue;
+    controllers.emplace_back(name);
+    if (!std::ranges::count(mounts, at)) mounts.push_back(at);
   }
-  std::unique_ptr<Cgroups> groups(new Cgroups(v2 ? Version::kV2 : Version::kV1, std::move(controllers), mount, parent));
+  std::unique_ptr<Cgroups> groups(
+      new Cgroups(v2 ? Version::kV2 : Version::kV1, std::move(controllers), std::move(mounts), parent));
   GRANARY_TRY(groups->make_parent());
+  // An earlier agent's.
+  groups->limit_in_force_ =
+      bytes_of(GRANARY_TRY(read_file(groups->memory_file(parent, "memory.max", "memory.limit_in_bytes"))));
   groups->lock_ = GRANARY_TRY(open_file(mount + "/" + parent, O_RDONLY | O_DIRECTORY));
   if (::flock(groups->lock_.get(), LOCK_SH) != 0) return Error::last_os_error("lock cgroup " + parent);
   return groups;
@@ -98,31 +124,93 @@ Status Cgroups::make_group(const std::string& path) {
   return ok();
 }
 
+std::string Cgroups::path_of(const std::string& name) const {
+  return name.starts_with('/') ? name.substr(1) : parent_ + "/" + name;
+}
+
+std::string Cgroups::memory_file(const std::string& path, const char* v2, const char* v1) const {
+  return mount_ + "/" + path + "/" + (version_ == Version::kV2 ? v2 : v1);
+}
+
+Result<std::string> Cgroups::find_pod(const std::string& cgroup_parent) const {
+  std::string path = GRANARY_TRY(parse_cgroup_parent(cgroup_parent));
+  for (const std::string& mount : mounts_) {
+    if (!exists(mount + path)) return Error::from_errno(ENOENT, "cgroup_parent: cgroup " + mount + path);
+  }
+  return path;
+}
+
+// Not with libcgroup, which would make a pod's group anew that has gone meanwhile.
+Status Cgroups::make_owners_group(const std::string& path) {
+  const std::string above = mount_ + "/" + path.substr(0, path.rfind('/'));
+  if (version_ == Version::kV2) {
+    for (const std::string& controller : controllers_) {
+      GRANARY_TRY(write_control(above + "/cgroup.subtree_control", "+" + controller,
+                                "enable the " + controller + " controller in cgroup " + above));
+    }
+  }
+  for (const std::string& mount : mounts_) {
+    const std::string group = mount + "/" + path;
+    if (::mkdir(group.c_str(), 0755) != 0 && errno != EEXIST) return Error::last_os_error("create cgroup " + group);
+  }
+  return ok();
+}
+
 Result<Fd> Cgroups::create(const std::string& name) {
-  const std::string path = parent_ + "/" + name;
-  GRANARY_TRY(make_group(path));
+  const std::string path = path_of(name);
+  GRANARY_TRY(name.starts_with('/') ? make_owners_group(path) : make_group(path));
   if (version_ == Version::kV1) return Fd();
   return open_file(mount_ + "/" + path, O_RDONLY | O_DIRECTORY);
 }
 
+// Not with libcgroup, which on v1 moves one thread.
 Status Cgroups::add(const std::string& name, int32_t pid) {
-  const std::lock_guard lock(mutex_);
-  const std::string path = parent_ + "/" + name;
-  const Group group = GRANARY_TRY(describe(path, controllers_));
-  const int code = ::cgroup_attach_task_pid(group.get(), pid);
-  if (code != 0) return cgroup_error(code, "move process " + std::to_string(pid) + " into cgroup " + path);
+  const std::string path = path_of(name);
+  const std::string process = std::to_string(pid);
+  for (const std::string& mount : mounts_) {
+    const std::string group = mount + "/" + path;
+    GRANARY_TRY(write_control(group + "/cgroup.procs", process, "move process " + process + " into cgroup " + group));
+  }
   return ok();
 }
 
 Result<uint64_t> Cgroups::memory_bytes(const std::string& name) const {
-  const char* const file = version_ == Version::kV2 ? "/memory.current" : "/memory.usage_in_bytes";
-  const std::string path = mount_ + "/" + parent_ + "/" + name + file;
-  const std::string text = GRANARY_TRY(read_file(path));
-  uint64_t bytes = 0;
-  if (std::from_chars(text.data(), text.data() + text.size(), bytes).ec != std::errc()) {
-    return Error(Errc::kProtocolMalformed, path + ": no number");
+  const std::string path = memory_file(path_of(name), "memory.current", "memory.usage_in_bytes");
+  const std::optional<uint64_t> bytes = bytes_of(GRANARY_TRY(read_file(path)));
+  if (!bytes) return Error(Errc::kProtocolMalformed, path + ": no number");
+  return *bytes;
+}
+
+bool Cgroups::contains(const std::string& name) const { return exists(mount_ + "/" + path_of(name)); }
+
+Status Cgroups::limit(std::optional<uint64_t> bytes) {
+  const std::lock_guard lock(limit_mutex_);
+  limit_ = bytes;
+  return apply_limit();
+}
+
+Status Cgroups::reserve(const std::string& name, uint64_t bytes) {
+  const std::lock_guard lock(limit_mutex_);
+  reserved_[name] = bytes;
+  return apply_limit();
+}
+
+Status Cgroups::apply_limit() {
+  std::optional<uint64_t> wanted = limit_;
+  if (wanted) {
+    for (const auto& [name, bytes] : reserved_) *wanted += bytes;
+    *wanted -= *wanted % kPageSize;  // as the kernel has it
   }
-  return bytes;
+  if (wanted == limit_in_force_) return ok();
+  if (wanted && *wanted < limit_in_force_.value_or(UINT64_MAX)) {
+    const std::string usage = memory_file(parent_, "memory.current", "memory.usage_in_bytes");
+    if (bytes_of(GRANARY_TRY(read_file(usage))).value_or(UINT64_MAX) > *wanted) return ok();
+  }
+  const std::string none = version_ == Version::kV2 ? "max" : "-1";
+  const std::string file = memory_file(parent_, "memory.max", "memory.limit_in_bytes");
+  GRANARY_TRY(write_control(file, wanted ? std::to_string(*wanted) : none, "set " + file));
+  limit_in_force_ = wanted;
+  return ok();
 }
 
 Status Cgroups::check_empty(const std::string& path) {
@@ -140,8 +228,12 @@ Status Cgroups::check_empty(const std::string& path) {
 }
 
 Result<bool> Cgroups::remove(const std::string& name) {
+  {
+    const std::lock_guard lock(limit_mutex_);
+    reserved_.erase(name);  // the next limit() makes use of it
+  }
   const std::lock_guard lock(mutex_);
-  const std::string path = parent_ + "/" + name;
+  const std::string path = path_of(name);
   if (!exists(mount_ + "/" + path)) return false;
   GRANARY_TRY(check_empty(path));
   // On v2 the controllers share one directory, and libcgroup would remove it once for each.
@@ -184,13 +276,13 @@ bool Cgroups::remove_parent() {
   const std::lock_guard lock(mutex_);
   // Only what is empty goes: rmdir of a group that has groups or processes fails, and then the rest stays too.
   bool removed = true;
-  for (const std::string& controller : controllers_) {
+  for (const std::string& mount : mounts_) {
     std::string path = parent_;
-    while (!path.empty() && ::rmdir((mount_point(controller.c_str()) + "/" + path).c_str()) == 0) {
+    while (!path.empty() && ::rmdir((mount + "/" + path).c_str()) == 0) {
       const size_t slash = path.rfind('/');
       path = slash == std::string::npos ? "" : path.substr(0, slash);
     }
-    removed = removed && !exists(mount_point(controller.c_str()) + "/" + parent_);
+    removed = removed && !exists(mount + "/" + parent_);
   }
   return removed;
 }

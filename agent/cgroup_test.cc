@@ -8,9 +8,16 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <thread>
+
+#include "vmpool/base/units.h"
 
 namespace granary::agent {
 namespace {
+
+namespace fs = std::filesystem;
 
 class CgroupTest : public testing::Test {
  protected:
@@ -29,8 +36,19 @@ class CgroupTest : public testing::Test {
     if (groups_) {
       EXPECT_TRUE(groups_->remove_parent());
     }
+    if (pods_) {
+      EXPECT_TRUE(pods_->remove_parent());
+    }
+  }
+  // A pod's group, as the kubelet would make it.
+  void make_pod() {
+    auto pods = Cgroups::open(pod_.substr(1));
+    ASSERT_TRUE(pods) << pods.error().message();
+    pods_ = *std::move(pods);
   }
   const std::string parent_ = "granary-test-" + std::to_string(getpid()) + ".slice/pool";
+  const std::string pod_ = "/granary-test-" + std::to_string(getpid()) + "-pods/pod1";
+  std::unique_ptr<Cgroups> pods_;
   std::unique_ptr<Cgroups> groups_;
 };
 
@@ -107,6 +125,122 @@ TEST_F(CgroupTest, OnlyTheOnlyAgentRemovesLeftovers) {
   EXPECT_EQ(groups_->remove_leftovers(), 1u);
   sleeper.end();
   EXPECT_EQ(groups_->remove_leftovers(), 1u);
+}
+
+// A child with a second thread that uses so much more memory each time it is told to.
+class Eater {
+ public:
+  static constexpr size_t kBite = 8 * kMiB;
+  Eater() {
+    int orders[2];
+    int answers[2];
+    EXPECT_EQ(pipe(orders) + pipe(answers), 0);
+    pid_ = fork();
+    if (pid_ == 0) {
+      close(orders[1]);
+      std::thread([] { pause(); }).detach();
+      for (char byte = 0; read(orders[0], &byte, 1) == 1;) {
+        std::memset(new char[kBite], 1, kBite);
+        if (write(answers[1], &byte, 1) != 1) break;
+      }
+      _exit(0);
+    }
+    close(orders[0]);
+    close(answers[1]);
+    orders_ = Fd(orders[1]);
+    answers_ = Fd(answers[0]);
+  }
+  ~Eater() { end(); }
+  void eat() const {
+    char byte = 0;
+    EXPECT_EQ(write(orders_.get(), &byte, 1) + read(answers_.get(), &byte, 1), 2);
+  }
+  void end() {
+    orders_.reset();
+    if (pid_ > 0) waitpid(std::exchange(pid_, 0), nullptr, 0);
+  }
+  [[nodiscard]] pid_t pid() const { return pid_; }
+
+ private:
+  pid_t pid_ = 0;
+  Fd orders_;
+  Fd answers_;
+};
+
+TEST_F(CgroupTest, WhatIsTouchedAfterTheMoveIsTheOwners) {
+  ASSERT_NO_FATAL_FAILURE(make_pod());
+  const auto pod = groups_->find_pod(pod_);
+  ASSERT_TRUE(pod) << pod.error().message();
+  const std::string own = *pod + "/granary-x";
+  ASSERT_TRUE(groups_->create("clone-x"));
+  Eater eater;
+  ASSERT_TRUE(groups_->add("clone-x", eater.pid()));
+  eater.eat();
+  const auto made = groups_->create(own);
+  ASSERT_TRUE(made) << made.error().message();
+  const auto moved = groups_->add(own, eater.pid());
+  ASSERT_TRUE(moved) << moved.error().message();
+  for (const auto& thread : fs::directory_iterator("/proc/" + std::to_string(eater.pid()) + "/task")) {
+    EXPECT_THAT(*read_file((thread.path() / "cgroup").string()), testing::HasSubstr(own)) << "a thread stayed";
+  }
+  eater.eat();
+  eater.eat();
+  EXPECT_TRUE(groups_->contains(own));
+  EXPECT_GE(*groups_->memory_bytes(own), 2 * Eater::kBite);
+  EXPECT_GE(*groups_->memory_bytes("clone-x"), Eater::kBite);
+  EXPECT_LT(*groups_->memory_bytes("clone-x"), 2 * Eater::kBite);
+  EXPECT_FALSE(groups_->remove(own)) << "a process is in it";
+  eater.end();
+  for (const std::string& name : {own, std::string("clone-x")}) {
+    const auto removed = groups_->remove(name);
+    ASSERT_TRUE(removed) << removed.error().message();
+    EXPECT_TRUE(*removed);
+    EXPECT_FALSE(groups_->contains(name));
+  }
+}
+
+TEST_F(CgroupTest, APodsGroupIsNeverMade) {
+  const auto found = groups_->find_pod("/granary-test-none/pod1");
+  ASSERT_FALSE(found);
+  EXPECT_TRUE(found.error().is_errno(ENOENT)) << found.error().message();
+  const auto made = groups_->create("/granary-test-none/pod1/granary-x");
+  ASSERT_FALSE(made);
+  EXPECT_TRUE(made.error().is_errno(ENOENT)) << made.error().message();
+  EXPECT_FALSE(groups_->contains("/granary-test-none"));
+  EXPECT_FALSE(*groups_->remove("/granary-test-none/pod1/granary-x"));
+}
+
+TEST_F(CgroupTest, ALimitIsLoweredOnlyOnceLessIsUsed) {
+  const auto in_force = [&] {
+    for (const std::string& file :
+         {"/sys/fs/cgroup/memory/" + parent_ + "/memory.limit_in_bytes", "/sys/fs/cgroup/" + parent_ + "/memory.max"}) {
+      if (const auto text = read_file(file)) return std::strtoull(text->c_str(), nullptr, 10) / kMiB;
+    }
+    return 0ULL;
+  };
+  ASSERT_TRUE(groups_->create("clone-l"));
+  ASSERT_TRUE(groups_->reserve("clone-l", 16 * kMiB));
+  ASSERT_TRUE(groups_->limit(64 * kMiB));
+  EXPECT_EQ(in_force(), 80u);
+  ASSERT_TRUE(groups_->reserve("clone-m", 16 * kMiB + 1));
+  EXPECT_EQ(in_force(), 96u) << "at once";
+  Eater eater;
+  ASSERT_TRUE(groups_->add("clone-l", eater.pid()));
+  eater.eat();
+  ASSERT_TRUE(groups_->limit(kMiB));
+  EXPECT_EQ(in_force(), 33u);
+  EXPECT_TRUE(groups_->remove("clone-m"));
+  ASSERT_TRUE(groups_->limit(kMiB));
+  EXPECT_EQ(in_force(), 17u);
+  eater.eat();
+  ASSERT_TRUE(groups_->reserve("clone-l", kMiB));
+  EXPECT_EQ(in_force(), 17u) << "more than that is used";
+  eater.end();
+  ASSERT_TRUE(groups_->limit(kMiB));
+  EXPECT_EQ(in_force(), 2u);
+  EXPECT_TRUE(groups_->remove("clone-l"));
+  ASSERT_TRUE(groups_->limit(std::nullopt));
+  EXPECT_TRUE(in_force() == 0 || in_force() > 1u << 30) << in_force();
 }
 
 TEST_F(CgroupTest, AddingAMissingProcessNamesIt) {
