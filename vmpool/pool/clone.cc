@@ -33,11 +33,14 @@ Result<std::shared_ptr<Clone>> Clone::create(CloneTools tools, const std::string
   return std::shared_ptr<Clone>(new Clone(tools, uuid, group_prefix + "-" + to_text(uuid)));
 }
 
-Result<std::shared_ptr<Clone>> Clone::adopt(CloneTools tools, const std::string& id, VmId vm,
-                                            const std::string& group) {
-  const Uuid uuid = GRANARY_TRY(parse_uuid(id));
+Result<std::shared_ptr<Clone>> Clone::adopt(CloneTools tools, const CloneInfo& info, const std::string& group,
+                                            const std::string& owners_group) {
+  const Uuid uuid = GRANARY_TRY(parse_uuid(info.id));
   std::shared_ptr<Clone> clone(new Clone(tools, uuid, group));
-  clone->vm_ = GRANARY_TRY(tools.spawner.adopt(vm));
+  clone->owners_group_ = owners_group;
+  clone->has_owners_group_ = !owners_group.empty();
+  clone->measured_bytes_ = info.residue_bytes;
+  clone->vm_ = GRANARY_TRY(tools.spawner.adopt(info.vm));
   clone->status_ = GRANARY_TRY(StatusFile::map(clone->vm_.status.get(), false));
   clone->vmm_.emplace(std::move(clone->vm_.control), VmmClient::Peer::kUsedBefore);
   clone->is_journalled_ = true;
@@ -54,8 +57,8 @@ Status Clone::make_shell(const Shape& shape) {
   GRANARY_TRY(tools_.journal.creating(id_, group_));
   is_journalled_ = true;
   fault_point("clone.journalled");
+  has_group_ = true;  // perhaps in part
   const Fd group = GRANARY_TRY(tools_.groups.create(group_));
-  has_group_ = true;
   fault_point("clone.group-made");
   vm_ = GRANARY_TRY(tools_.spawner.spawn(group.get()));
   has_vm_ = true;
@@ -99,6 +102,19 @@ Status Clone::attach(const Attachments& attachments) {
   return ok();
 }
 
+Result<uint64_t> Clone::move_below(const std::string& cgroup_parent) {
+  owners_group_ = owners_prefix(cgroup_parent) + "-" + id_;
+  measure();
+  GRANARY_TRY(tools_.journal.moving(id_, owners_group_));
+  has_owners_group_ = true;
+  fault_point("move.journalled");
+  (void)GRANARY_TRY(tools_.groups.create(owners_group_));
+  GRANARY_TRY(tools_.groups.add(owners_group_, vm_.pid));
+  fault_point("move.done");
+  flight_.note("moved", owners_group_);
+  return measured_bytes_.load();
+}
+
 Result<AppliedIdentity> Clone::hand_over(const std::string& hostname, std::chrono::milliseconds timeout) {
   if (!guest_) return Error(Errc::kIdentityFailed, "clone " + id_ + " was never probed");
   const SteadyTime deadline = SteadyClock::now() + timeout;
@@ -126,11 +142,13 @@ std::vector<std::string> Clone::destroy() {
     if (path_exists(vm_.socket_path)) leaks.push_back("socket " + vm_.socket_path);
     has_vm_ = !killed;
   }
-  if (has_group_) {
-    const Status removed = remove_group();
-    if (!removed) leaks.push_back("cgroup " + group_ + " (" + removed.error().message() + ")");
-    has_group_ = !removed;
-  }
+  const auto remove = [&](const std::string& group) {
+    const Status removed = remove_group(group);
+    if (!removed) leaks.push_back("cgroup " + group + " (" + removed.error().message() + ")");
+    return removed;
+  };
+  if (has_owners_group_) has_owners_group_ = !remove(owners_group_);
+  if (has_group_) has_group_ = !remove(group_);
   fault_point("reclaim.done");
   if (is_journalled_ && leaks.empty()) {
     tools_.journal.gone(id_);
@@ -160,9 +178,9 @@ Status Clone::kill_without_spawner() {
   return ok();
 }
 
-Status Clone::remove_group() {
+Status Clone::remove_group(const std::string& group) {
   for (int attempt = 1;; ++attempt) {
-    const Status removed = tools_.groups.remove(group_);
+    const Status removed = tools_.groups.remove(group);
     if (removed || attempt == kRemoveAttempts) return removed;
     std::this_thread::sleep_for(kRemovePause);
   }
@@ -191,6 +209,7 @@ std::string Clone::console(size_t limit_bytes) const {
 }
 
 uint64_t Clone::measure() {
+  if (is_born_with_owner()) return 0;
   const auto& of_group = tools_.groups.memory_bytes;
   const Result<uint64_t> charged = of_group ? of_group(group_) : Result<uint64_t>(0);
   const uint64_t bytes = charged && *charged > 0 ? *charged : memory_bytes();

@@ -24,15 +24,21 @@ struct CloneTools {
   const CloneJournal& journal;
 };
 
-// One VM and everything that belongs to it: process, control socket, cgroup, per-clone socket, conversation with its
+// Of groups below an owner's.
+inline std::string owners_prefix(const std::string& cgroup_parent) { return cgroup_parent + "/granary"; }
+
+// One VM and everything that belongs to it: process, control socket, cgroups, per-clone socket, conversation with its
 // guest. Its owner takes it through make_shell → restore → probe → park → hand_over, one thread at a time, and must
 // call destroy(), also after a step that failed. ended(), console() and the constant facts may be used by any thread
 // meanwhile.
 class Clone {
  public:
+  // Its group: `group_prefix` and "-", then its id; see owners_prefix().
   static Result<std::shared_ptr<Clone>> create(CloneTools tools, const std::string& group_prefix);
-  // One that an earlier agent left running. Errors of SpawnerClient::adopt(); kInvalidArgument for an id that is no UUID.
-  static Result<std::shared_ptr<Clone>> adopt(CloneTools tools, const std::string& id, VmId vm, const std::string& group);
+  // One that an earlier agent left running, with its groups as Pool::adopt() takes them. Errors of SpawnerClient::adopt();
+  // kInvalidArgument for an id that is no UUID.
+  static Result<std::shared_ptr<Clone>> adopt(CloneTools tools, const CloneInfo& info, const std::string& group,
+                                              const std::string& owners_group);
 
   // Spawns the VMM in a cgroup of its own and lets it create VM, memory, vCPUs and devices.
   Status make_shell(const Shape& shape);
@@ -43,6 +49,10 @@ class Clone {
   Status park();
   // Gives a parked clone its disks and taps. After an error the clone must be destroyed: it may have some of them.
   Status attach(const Attachments& attachments);
+  // Moves the VMM into a group of its own below its owner's; the residue. After an error the clone must be destroyed.
+  Result<uint64_t> move_below(const std::string& cgroup_parent);
+  // It stays where it is, and may use that much more.
+  Status stay(uint64_t bytes) { return tools_.groups.reserve(group_, bytes); }
   // Unparks and applies the identity on the probe's connection, which is closed after it. Fail-closed: after an error
   // the clone must be destroyed.
   Result<AppliedIdentity> hand_over(const std::string& hostname, std::chrono::milliseconds timeout);
@@ -69,6 +79,9 @@ class Clone {
   // measured_bytes(), 0 before the first time.
   uint64_t measure();
   [[nodiscard]] uint64_t measured_bytes() const { return measured_bytes_; }
+  // It was born in its owner's group: nothing of it is charged to the pool.
+  [[nodiscard]] bool is_born_with_owner() const { return group_.starts_with('/'); }
+  [[nodiscard]] bool has_moved() const { return has_owners_group_; }
 
   [[nodiscard]] const std::string& id() const { return id_; }
   [[nodiscard]] const Uuid& uuid() const { return uuid_; }
@@ -80,15 +93,17 @@ class Clone {
   Clone(CloneTools tools, const Uuid& uuid, std::string group);
   Status kill_vm();
   Status kill_without_spawner();
-  Status remove_group();
+  Status remove_group(const std::string& group);
 
   CloneTools tools_;
   Uuid uuid_;
   std::string id_;
   std::string group_;
+  std::string owners_group_;
   std::atomic<uint64_t> measured_bytes_ = 0;
   bool is_journalled_ = false;
   bool has_group_ = false;
+  std::atomic<bool> has_owners_group_ = false;
   bool has_vm_ = false;
   SpawnedVm vm_;
   std::optional<StatusFile> status_;

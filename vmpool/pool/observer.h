@@ -12,6 +12,7 @@ enum class Measure {
   kRestoreSeconds,   // template mapped and resumed
   kProbeSeconds,     // until the guest's answer
   kIdentitySeconds,  // unparked until its identity is acknowledged
+  kMoveSeconds,      // at hand-over: its VMM into its owner's cgroup
   kAcquireSeconds,   // acquire called until the same
   kReclaimSeconds,   // given up until nothing is left
   kTemplateSeconds,  // a template built: power-on until it is kept

@@ -44,12 +44,19 @@ struct TemplateSource {
 // template_max_clones is 1, and a template is neither stored nor left with the spawner.
 enum class Sharing { kNode, kPool, kNone };
 
+// To whom a clone's memory is charged.
+enum class Charge {
+  kResidue,  // what it touched before its hand-over to the pool, what it touches later to its owner
+  kExact,    // all to its owner: it is restored for it, in its cgroup
+};
+
 // What may change while a pool runs: Pool::resize().
 struct PoolLimits {
   uint32_t size = 4;                // warm clones to keep
   uint32_t min = 0;                 // of them, how many no budget takes away; at most `size`
   uint32_t max = 64;                // clones in any state; Acquire beyond it waits
   uint32_t refill_concurrency = 2;  // restores in flight
+  Charge charge = Charge::kResidue;  // kExact: no warm clones and no shells, `size` is 0
   std::optional<uint64_t> memory_budget;  // bytes of what PoolUsage counts; for who calls allow()
   std::chrono::milliseconds boot_timeout{120'000};
   std::chrono::milliseconds probe_timeout{10'000};
@@ -82,8 +89,11 @@ struct Disk {
   bool read_only = false;
 };
 struct Attachments {
-  std::vector<Disk> disks;  // at most the shape's block_slots
-  std::vector<Fd> taps;     // at most the shape's net_slots; see virtio::Net::attach for what a tap must be
+  std::vector<Disk> disks = {};  // at most the shape's block_slots
+  std::vector<Fd> taps = {};     // at most the shape's net_slots; see virtio::Net::attach for what a tap must be
+  // A cgroup of the owner's, as CloneGroups takes it ("/kubepods/pod1234"): before the guest runs again the VMM moves into a
+  // group of its own below it. Empty: it stays where it is.
+  std::string cgroup_parent = {};
 };
 
 // Facts about an acquired clone.
@@ -98,18 +108,21 @@ struct CloneInfo {
   std::string hostname;
   std::chrono::nanoseconds handover{};  // acquire called -> identity acknowledged
   bool warm = true;                     // false: was restored on demand
+  uint64_t residue_bytes = 0;           // charged to the pool when the VMM moved to its owner's cgroup, and for good
 
   bool operator==(const CloneInfo&) const = default;
 };
 
 // What a pool's memory is used for. Measured once per clone, when it is parked: from its cgroup, kernel memory included, else as
-// Pss. A held clone counts with what it had then, because that stays charged to the pool; what it touches later is its owner's.
+// Pss, and again when it moves to its owner's cgroup. A held clone counts with what it had then, because that stays charged to the
+// pool; what it touches later is its owner's. One that was restored in its owner's cgroup counts nothing.
 struct PoolUsage {
   uint32_t idle = 0;         // clones that are warm, or on their way there
   uint32_t held = 0;         // other clones: handed over, or being reclaimed
   uint64_t clone_bytes = 0;  // the mean of those measured; before the first: as much as the template holds, and 4 MiB
   uint64_t other_bytes = 0;  // template, shells, clones that are handed over
   uint64_t going_bytes = 0;  // clones that are being reclaimed
+  uint64_t residue_bytes = 0;  // part of other_bytes: of clones that live in their owners' cgroups
 };
 
 // What a pool may keep, besides its settings. An acquire that finds no warm clone is served all the same.
@@ -164,22 +177,28 @@ struct Event {
   std::string text;
 };
 
-// Per-clone cgroups, made by the agent (agent/cgroup.cc). `create` gives an open directory of a cgroup v2 group, or an
-// invalid Fd where the VMM cannot be born in it (cgroup v1): then `add` is called with its pid. `remove` is idempotent.
+// Per-clone cgroups, made by the agent (agent/cgroup.h). A name is one in the pool's part, or, from its '/', a path below an owner's
+// group, which must be there. `create` gives an open directory of a cgroup v2 group, or an invalid Fd where the VMM cannot be born in
+// it (cgroup v1): then `add` is called with its pid. `add` moves what runs, too. `remove` is idempotent.
 struct CloneGroups {
   std::function<Result<Fd>(const std::string& name)> create;
   std::function<Status(const std::string& name, int32_t pid)> add;
   std::function<Status(const std::string& name)> remove;
   std::function<Result<uint64_t>(const std::string& name)> memory_bytes = {};  // none: Pss is used
+  // Before a clone is handed over that stays in its group: it may grow by so much from now on.
+  std::function<Status(const std::string& name, uint64_t bytes)> reserve = [](const std::string&, uint64_t) { return ok(); };
 };
 
-// Told of what a clone is about to have, before it has it; the agent keeps it for its successor. A failure of the first two
-// fails what was to be done.
+// Told of what a clone is about to have, before it has it; the agent keeps it for its successor. A failure of all but
+// the last fails what was to be done.
 struct CloneJournal {
   std::function<Status(const std::string& clone_id, const std::string& group)> creating =
       [](const std::string&, const std::string&) { return ok(); };
   std::function<Status(const std::string& clone_id, VmId vm, int32_t pid, const std::string& socket_path)> spawned =
       [](const std::string&, VmId, int32_t, const std::string&) { return ok(); };
+  // A second group, its owner's, where the VMM moves.
+  std::function<Status(const std::string& clone_id, const std::string& group)> moving =
+      [](const std::string&, const std::string&) { return ok(); };
   // Its reclaim is proven.
   std::function<void(const std::string& clone_id)> gone = [](const std::string&) {};
 };
@@ -212,16 +231,18 @@ class Pool {
   // kShuttingDown once drain() was called.
   // The clone gets duplicates of `attachments` while it is still parked. kInvalidArgument when there are more than the shape
   // has slots, and the VMM's own error when it refuses one (a file of the wrong kind, a tap without IFF_VNET_HDR …): that
-  // clone is reclaimed and no other is tried. A clone that fails with attachments is gone before another one gets them.
+  // clone is reclaimed and no other is tried; so it is when it cannot move to the owner's cgroup. A clone that fails with
+  // attachments is gone before another one gets them.
   Result<CloneInfo> acquire(const IdentityRequest& identity, SteadyTime deadline, const Attachments& attachments = {});
 
   // Ends the clone and proves that nothing is left: process reaped, cgroup removed, socket gone. True: was there; false:
   // was released before (idempotent). kCloneUnknown for an id this pool never had is for the caller to decide on false.
   Result<bool> release(const std::string& clone_id);
 
-  // Takes up a running clone of an earlier agent through the spawner. `group`: the name of its cgroup. kCloneGone (with how it
+  // Takes up a running clone of an earlier agent through the spawner. `group`: the name of its cgroup, `owners_group` of the second
+  // one, if it has moved. kCloneGone (with how it
   // ended) and kCloneUnknown when the spawner has it no longer: then nothing but its cgroup can be left.
-  Status adopt(CloneInfo info, const std::string& group);
+  Status adopt(CloneInfo info, const std::string& group, const std::string& owners_group = "");
 
   [[nodiscard]] PoolSettings settings() const;
   [[nodiscard]] PoolStatus status() const;

@@ -59,7 +59,16 @@ Result<CloneInfo> Pool::Impl::acquire_one(const IdentityRequest& identity, Stead
   std::unique_lock lock(mutex_);
   for (;;) {
     if (draining_) return Error(Errc::kShuttingDown, "pool " + settings_.name);
-    if (const std::optional<std::string> id = take_warm()) {
+    const bool exact = settings_.charge == Charge::kExact;
+    waited = waited || exact;
+    const Result<std::optional<std::string>> taken =
+        exact ? restore_for_owner(lock, attachments.cgroup_parent) : take_warm();
+    if (!taken) {
+      ++failed_;
+      last_error_ = taken.error().message();
+      return taken.error();
+    }
+    if (const std::optional<std::string>& id = *taken) {
       lock.unlock();
       Result<CloneInfo> info = hand_over(*id, identity, attachments, begin, waited);
       work_cv_.notify_all();
@@ -76,6 +85,10 @@ Result<CloneInfo> Pool::Impl::acquire_one(const IdentityRequest& identity, Stead
     if (SteadyClock::now() >= deadline) {
       ++failed_;
       return empty_error();
+    }
+    if (exact && !draining_) {
+      work_cv_.wait_until(lock, deadline);
+      continue;
     }
     if (!warm_.empty()) continue;
     ++waiters_;
@@ -117,6 +130,13 @@ Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityReq
     discard(lock, id);
     return attached.error();
   }
+  if (const Status charged = settle_charge(*clone, attachments.cgroup_parent); !charged) {
+    if (clone->ended()) return abandon(id, {Errc::kVmmFailed, "before the hand-over"}, attaches);
+    clone->flight().fail("hand-over: " + charged.error().message());
+    std::unique_lock lock(mutex_);
+    discard(lock, id);
+    return charged.error();
+  }
   const std::string hostname = identity.hostname.empty() ? "granary-" + id.substr(0, 8) : identity.hostname;
   const SteadyTime unparked = SteadyClock::now();
   const Result<AppliedIdentity> applied = clone->hand_over(hostname, identity_timeout);
@@ -143,6 +163,18 @@ Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityReq
   measure(Measure::kAcquireSeconds, std::chrono::duration<double>(info.handover).count());
   emit("handed-over", id, "in " + in_ms(info.handover) + ", " + outcome);
   return info;
+}
+
+// Before the guest runs again, so that whatever it touches as its owner's is charged to the owner.
+Status Pool::Impl::settle_charge(Clone& clone, const std::string& cgroup_parent) {
+  if (cgroup_parent.empty()) return clone.stay(growth_of(settings_.shape));
+  if (clone.is_born_with_owner()) return ok();
+  const SteadyTime begin = SteadyClock::now();
+  const uint64_t residue = GRANARY_TRY(clone.move_below(cgroup_parent));
+  measure_since(begin, Measure::kMoveSeconds);
+  const std::lock_guard lock(mutex_);
+  entries_.at(clone.id()).info.residue_bytes = residue;
+  return ok();
 }
 
 // Fail-closed: whatever step failed, the clone goes. `at_once`: it may hold files that the next one is to get.

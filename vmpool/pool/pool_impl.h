@@ -25,6 +25,13 @@ Status check_settings(const PoolSettings& settings);
 // kInvalidArgument; `name` is the pool's.
 Status check_limits(const std::string& name, const PoolLimits& limits);
 
+// A clone that was only restored and probed has written a small part of what its template holds; its VMM needs less
+// than this.
+inline constexpr uint64_t kVmmBound = 4 * kMiB;
+
+// By how much a clone can grow at most.
+inline uint64_t growth_of(const Shape& shape) { return shape.memory_bytes + kVmmBound; }
+
 // "3.10 ms"
 std::string in_ms(std::chrono::nanoseconds time);
 
@@ -64,7 +71,7 @@ class Pool::Impl {
   [[nodiscard]] Result<std::string> console(const std::string& clone_id) const;
   void on_clone_ended(std::function<void(const std::string&, EndState, const std::string&)> callback);
   Status rebuild_template(const std::function<void(const std::string&)>& progress);
-  Status adopt(CloneInfo info, const std::string& group);
+  Status adopt(CloneInfo info, const std::string& group, const std::string& owners_group);
   Status resize(const PoolLimits& limits);
   [[nodiscard]] PoolUsage usage() const;
   uint32_t allow(const PoolAllowance& allowance);
@@ -128,6 +135,9 @@ class Pool::Impl {
   uint32_t give_up_surplus();
   [[nodiscard]] PoolUsage usage_locked() const;
   void refill_one(std::unique_lock<std::mutex>& lock);
+  Result<std::optional<std::string>> restore_for_owner(std::unique_lock<std::mutex>& lock,
+                                                       const std::string& cgroup_parent);
+  Result<bool> restore_as(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Clone>& clone, bool is_shell, State then);
   void shell_one(std::unique_lock<std::mutex>& lock);
   std::shared_ptr<Clone> take_shell();
   Status prepare(Clone& clone, bool is_shell, const Template& content, std::chrono::milliseconds probe_timeout);
@@ -140,6 +150,7 @@ class Pool::Impl {
 
   // pool_acquire.cc
   std::optional<std::string> take_warm();
+  Status settle_charge(Clone& clone, const std::string& cgroup_parent);
   [[nodiscard]] Status check_slots(const Attachments& attachments) const;
   Result<CloneInfo> hand_over(const std::string& id, const IdentityRequest& identity, const Attachments& attachments,
                               SteadyTime begin, bool waited);

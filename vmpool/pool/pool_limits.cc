@@ -3,13 +3,6 @@
 #include "vmpool/pool/pool_impl.h"
 
 namespace granary::pool {
-namespace {
-
-// A clone that was only restored and probed has written a small part of what its template holds; its VMM needs less
-// than this.
-constexpr uint64_t kVmmBound = 4 * kMiB;
-
-}  // namespace
 
 Status Pool::Impl::resize(const PoolLimits& limits) {
   GRANARY_TRY(check_limits(settings_.name, limits));
@@ -22,6 +15,7 @@ Status Pool::Impl::resize(const PoolLimits& limits) {
     give_up_surplus();
   }
   work_cv_.notify_all();
+  warm_cv_.notify_all();  // those who wait for a warm clone may have to be served otherwise
   return ok();
 }
 
@@ -50,8 +44,8 @@ uint32_t Pool::Impl::give_up_surplus() {
     warm_.pop_back();
   }
   const auto too_many_shells = [this] {
-    return allowance_.idle == 0 || shells_.size() > settings_.refill_concurrency ||
-           entries_.size() + shells_.size() > settings_.max;
+    return allowance_.idle == 0 || settings_.charge == Charge::kExact ||
+           shells_.size() > settings_.refill_concurrency || entries_.size() + shells_.size() > settings_.max;
   };
   while (!shells_.empty() && too_many_shells()) {
     doomed_.push_back(std::move(shells_.back()));
@@ -73,6 +67,10 @@ PoolUsage Pool::Impl::usage_locked() const {
   uint64_t measured_bytes = 0;
   uint64_t held_unmeasured = 0;
   for (const auto& [id, entry] : entries_) {
+    if (entry.clone->is_born_with_owner()) {
+      ++usage.held;
+      continue;
+    }
     const bool on_its_way = entry.state == State::kRestoring || entry.state == State::kProbing;
     const bool idle = on_its_way || entry.state == State::kWarm;
     const bool going = entry.state == State::kReclaiming;
@@ -82,6 +80,7 @@ PoolUsage Pool::Impl::usage_locked() const {
     ++(idle ? usage.idle : usage.held);
     if (idle) continue;
     (going ? usage.going_bytes : usage.other_bytes) += bytes;
+    if (!going && entry.clone->has_moved()) usage.residue_bytes += bytes;
     held_unmeasured += bytes == 0 && !going ? 1 : 0;
   }
   usage.clone_bytes = measured > 0               ? measured_bytes / measured

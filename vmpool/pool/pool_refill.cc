@@ -56,7 +56,7 @@ Pool::Impl::Work Pool::Impl::next_work(uint32_t index) const {
   const bool allowed = coming < waiters_ || entries_.size() < allowance_.clones;
   const bool wanted = coming < idle_target() + waiters_ && allowed && entries_.size() < settings_.max;
   if (template_.content && !is_used_up() && wanted) return Work::kRefill;
-  if (allowance_.idle == 0) return Work::kWait;
+  if (allowance_.idle == 0 || settings_.charge == Charge::kExact) return Work::kWait;
   const bool room_for_shell = entries_.size() + shells_.size() + making_shells_ < settings_.max;
   if (shells_.size() + making_shells_ < settings_.refill_concurrency && room_for_shell) return Work::kShell;
   return Work::kWait;
@@ -81,6 +81,28 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
     if (!made) return note_failure(made.error().message());
     clone = std::move(*made);
   }
+  const Result<bool> restored = restore_as(lock, clone, is_shell, State::kWarm);
+  if (!restored && !draining_) note_failure(restored.error().message());
+}
+
+// On the acquirer's thread, born in its owner's group. Nothing while there is no template or no room, or others are
+// being restored: then work_cv_ tells when to try again. A failure may be that owner's, so that it delays nobody else.
+Result<std::optional<std::string>> Pool::Impl::restore_for_owner(std::unique_lock<std::mutex>& lock,
+                                                                 const std::string& cgroup_parent) {
+  const bool is_busy = count(State::kRestoring) + count(State::kProbing) >= settings_.refill_concurrency;
+  const bool is_full = entries_.size() >= settings_.max;
+  if (!template_.content || is_used_up() || is_busy || is_full) return std::optional<std::string>();
+  const std::shared_ptr<Clone> clone = GRANARY_TRY(
+      Clone::create(tools(), cgroup_parent.empty() ? "clone" : owners_prefix(cgroup_parent)));
+  const Result<bool> restored = restore_as(lock, clone, /*is_shell=*/false, State::kAcquiring);
+  work_cv_.notify_all();
+  if (!restored) return restored.error();
+  return *restored ? std::optional(clone->id()) : std::nullopt;
+}
+
+// False: nobody wants it any more, and it is given up, as after an error.
+Result<bool> Pool::Impl::restore_as(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Clone>& clone,
+                                    bool is_shell, State then) {
   const std::string id = clone->id();
   ++template_.clones;
   if (is_used_up()) work_cv_.notify_all();
@@ -105,17 +127,18 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
   done.info.socket_path = clone->socket_path();
   // The new spawner knows nothing of a VM that was made by the one before.
   const bool usable = prepared && !clone->ended() && epoch == resources_.spawner.epoch();
-  if (usable && !draining_ && from.generation == template_.generation) {
-    enter(done, State::kWarm);
-    warm_.push_back(id);
+  const bool wanted = usable && !draining_ && from.generation == template_.generation;
+  Error why(Errc::kVmmFailed, "ended while its clone was prepared");
+  if (!prepared) why = prepared.error();
+  if (wanted) {
+    enter(done, then);
+    if (then == State::kWarm) warm_.push_back(id);
     backoff_.succeeded();
     // It was wanted when it was begun.
     if (limits != limits_version_) give_up_surplus();
     warm_cv_.notify_one();
   } else {
-    const std::string why = prepared ? "the VMM ended while its clone was prepared" : prepared.error().message();
-    if (!usable && !draining_) note_failure(why);
-    if (!usable) clone->flight().fail(why);
+    if (!usable) clone->flight().fail(why.message());
     give_up(id);
   }
   lock.unlock();
@@ -128,9 +151,11 @@ void Pool::Impl::refill_one(std::unique_lock<std::mutex>& lock) {
   if (usable) {
     emit("clone-ready", id, is_shell ? "restored into a ready shell" : "restored");
   } else {
-    emit("clone-failed", id, prepared ? "the VMM ended" : prepared.error().message());
+    emit("clone-failed", id, why.message());
   }
   lock.lock();
+  if (!usable) return why;
+  return wanted;
 }
 
 Status Pool::Impl::prepare(Clone& clone, bool is_shell, const Template& content,
@@ -158,7 +183,7 @@ void Pool::Impl::shell_one(std::unique_lock<std::mutex>& lock) {
   --making_shells_;
   if (!made && !draining_) note_failure(made.error().message());
   if (!made && shell) (*shell)->flight().fail(made.error().message());
-  if (shell && made && !draining_ && allowance_.idle > 0) {
+  if (shell && made && !draining_ && allowance_.idle > 0 && settings_.charge == Charge::kResidue) {
     shells_.push_back(std::move(*shell));
   } else if (shell) {
     doomed_.push_back(std::move(*shell));

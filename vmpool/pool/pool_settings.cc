@@ -45,6 +45,9 @@ Status check_limits(const std::string& name, const PoolLimits& limits) {
   if (limits.min > limits.size) {
     return refuse("min " + std::to_string(limits.min) + " is above size " + std::to_string(limits.size));
   }
+  if (limits.charge == Charge::kExact && limits.size > 0) {
+    return refuse("size " + std::to_string(limits.size) + " with exact charging, which keeps no warm clones");
+  }
   if (limits.refill_concurrency == 0 || limits.refill_concurrency > kMaxRefillConcurrency) {
     return refuse("refill_concurrency is " + std::to_string(limits.refill_concurrency) + "; allowed: 1 to " +
                   std::to_string(kMaxRefillConcurrency));
