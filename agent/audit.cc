@@ -30,7 +30,9 @@ class Comparison {
   // What the journal names must be on the host.
   void journalled(const JournalClone& clone) {
     const std::string name = "clone " + clone.id;
-    groups_.insert(clone.group);
+    std::vector<std::string> groups = {clone.group};
+    if (!clone.owners_group.empty()) groups.push_back(clone.owners_group);
+    groups_.insert(groups.begin(), groups.end());
     if (clone.vm.value == 0) return;
     vms_.insert(clone.vm);
     const auto vm = alive_.find(clone.vm);
@@ -40,7 +42,9 @@ class Comparison {
     const std::string socket = base_name(clone.socket_path);
     sockets_.insert(socket);
     if (!std::ranges::count(sample_.sockets, socket)) report(name + ": its socket " + clone.socket_path + " is not there");
-    if (sample_.groups && !sample_.groups->contains(clone.group)) report(name + ": its cgroup " + clone.group + " is not there");
+    for (const std::string& group : groups) {
+      if (sample_.groups && !sample_.groups->contains(group)) report(name + ": its cgroup " + group + " is not there");
+    }
   }
 
   // What is on the host must be in the journal.

@@ -17,7 +17,9 @@ struct AuditSample {
   Journal::Clones journal;                    // as the file says
   std::vector<control::VmRecord> vms;         // of the spawner
   std::vector<std::string> sockets;           // names in the run directory that end in ".sock", without the agent's own two
-  std::optional<std::set<std::string>> groups;  // nothing: no cgroups, or another agent uses the same parent
+  // In the pool's part, and of those in owners' groups the ones that the journal names and that are there. Nothing: no
+  // cgroups, or another agent uses the same parent.
+  std::optional<std::set<std::string>> groups;
   std::vector<Lease> leases;                  // the agent's
   std::vector<pool::CloneStatus> clones;      // the pools'
 };

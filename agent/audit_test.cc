@@ -61,6 +61,14 @@ TEST(AuditTest, AMissingProcessSocketAndGroupAreNamed) {
   EXPECT_THAT(differences(sample), ElementsAre(HasSubstr("clone c2: its cgroup g2")));
 }
 
+TEST(AuditTest, AGroupBelowAPodIsLookedForToo) {
+  AuditSample sample = in_order();
+  sample.journal["c1"].owners_group = "/pod/granary-c1";
+  EXPECT_THAT(differences(sample), ElementsAre(HasSubstr("clone c1: its cgroup /pod/granary-c1")));
+  sample.groups->insert("/pod/granary-c1");
+  EXPECT_THAT(differences(sample), IsEmpty());
+}
+
 TEST(AuditTest, StrangersAreNamed) {
   AuditSample sample = in_order();
   sample.vms.push_back({.vm_id = 9, .pid = 109, .alive = 1, .wait_status = 0, .end_state = 0});

@@ -205,6 +205,7 @@ Status Cgroups::apply_limit() {
   if (wanted && *wanted < limit_in_force_.value_or(UINT64_MAX)) {
     const std::string usage = memory_file(parent_, "memory.current", "memory.usage_in_bytes");
     if (bytes_of(GRANARY_TRY(read_file(usage))).value_or(UINT64_MAX) > *wanted) return ok();
+    if (!if_alone([] {})) return ok();
   }
   const std::string none = version_ == Version::kV2 ? "max" : "-1";
   const std::string file = memory_file(parent_, "memory.max", "memory.limit_in_bytes");

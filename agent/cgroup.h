@@ -46,9 +46,9 @@ class Cgroups {
   [[nodiscard]] Result<uint64_t> memory_bytes(const std::string& name) const;
   [[nodiscard]] bool contains(const std::string& name) const;
 
-  // What the parent with all its groups may use: `bytes` and what reserve() added; nothing: as much as there is. A
-  // limit below what is used now would make the kernel kill, so it comes into force with a later call, once less is
-  // used.
+  // What the parent with all its groups may use: `bytes` and what reserve() added; nothing: as much as there is. A limit
+  // below what is used now would make the kernel kill, so it comes into force with a later call, once less is used; and
+  // it is not lowered while another agent uses the same parent.
   Status limit(std::optional<uint64_t> bytes);
   // A group of the parent's may grow by so much, until it is removed: at once, if there is a limit.
   Status reserve(const std::string& name, uint64_t bytes);

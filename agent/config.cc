@@ -62,6 +62,15 @@ Field map_field(std::string_view name, std::vector<Field> fields) {
           }};
 }
 
+Field charge_field(pool::Charge& into) {
+  return {"charge", [&into](const YamlNode& node, const Place& place) -> Status {
+            std::string word;
+            GRANARY_TRY(word_field("charge", word, {"residue", "exact"}).read(node, place));
+            into = word == "exact" ? pool::Charge::kExact : pool::Charge::kResidue;
+            return ok();
+          }};
+}
+
 std::vector<Field> pool_fields(pool::PoolSettings& pool) {
   control::DeviceSet& devices = pool.shape.devices;
   return {name_field("name", pool.name),
@@ -71,6 +80,7 @@ std::vector<Field> pool_fields(pool::PoolSettings& pool) {
           number_field("min", pool.min, 0, kMaxClones),
           number_field("max", pool.max, 1, kMaxClones),
           optional_size_field("memory_budget", pool.memory_budget, kMiB, kMaxBudget),
+          charge_field(pool.charge),
           number_field("refill_concurrency", pool.refill_concurrency, 1, 64),
           map_field("template", template_fields(pool)),
           map_field("devices", {count_field("net", devices.net_slots, 2), count_field("block", devices.block_slots, 8),
@@ -101,6 +111,11 @@ Status check_pool(const YamlNode& node, const Place& place, const pool::PoolSett
     return place.key("memory").refuse(value_or_map(node, "memory"),
                                       spell_size(pool.shape.memory_bytes) + " is no whole number of MiB; round it");
   }
+  if (pool.charge == pool::Charge::kExact && pool.size > 0) {
+    return place.key("size").refuse(value_or_map(node, "size"),
+                                    std::to_string(pool.size) +
+                                        " with charge: exact, which keeps no warm clones; leave size out, or use residue");
+  }
   if (pool.size > pool.max) {
     return place.key("size").refuse(
         value_or_map(node, "size"),
@@ -120,6 +135,7 @@ Status read_pools(const YamlNode& node, const Place& place, Config& config) {
     pool::PoolSettings pool = default_pool(config.guest);
     pool.name.clear();
     GRANARY_TRY(read_map(item, at, pool_fields(pool)));
+    if (pool.charge == pool::Charge::kExact && &value_or_map(item, "size") == &item) pool.size = 0;
     GRANARY_TRY(check_pool(item, at, pool, lines));
     config.pools.push_back(std::move(pool));
     return ok();

@@ -217,6 +217,8 @@ INSTANTIATE_TEST_SUITE_P(
         in_pool("MemoryOdd", "memory: 2049KiB", "3:13", "no whole number of MiB"),
         in_pool("SizeOverMax", "size: 65", "3:11", "65 is more than max (64)"),
         in_pool("MinOverSize", "min: 5", "3:10", "pools[0].min: 5 is more than size (4); lower min or raise size"),
+        in_pool("ChargeUnknown", "charge: pod", "3:13", "\"pod\""),
+        in_pool("ExactWithSize", "charge: exact\n    size: 1", "4:11", "1 with charge: exact, which keeps no warm clones"),
         in_pool("MinNegative", "min: -1", "3:10", "wrong type: \"-1\""),
         in_pool("BudgetTooSmall", "memory_budget: 0MiB", "3:20", "0MiB is out of range"),
         in_pool("MaxZero", "max: 0", "3:10", "0 is out of range"),
@@ -234,6 +236,15 @@ INSTANTIATE_TEST_SUITE_P(
         in_pool("BootTimeout", "boot_timeout: 10ms", "3:19", "out of range; give a whole number with a unit, 1s to 1h"),
         in_pool("ProbeTimeout", "probe_timeout: 0s", "3:20", "out of range")),
     [](const auto& instance) { return std::string(instance.param.name); });
+
+TEST(ConfigTest, AnExactPoolKeepsNothingWarm) {
+  const auto config = parse_config("pools:\n  - {name: a, charge: exact}\n  - {name: b, charge: residue}\n", "f");
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_EQ(config->pools[0].charge, pool::Charge::kExact);
+  EXPECT_EQ(config->pools[0].size, 0U);
+  EXPECT_EQ(config->pools[1].charge, pool::Charge::kResidue);
+  EXPECT_EQ(config->pools[1].size, 4U);
+}
 
 }  // namespace
 }  // namespace granary::agent

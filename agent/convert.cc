@@ -23,6 +23,7 @@ v1::Clone to_message(const pool::CloneInfo& info) {
   clone.set_vmm_pid(info.vmm_pid);
   clone.set_handover_ns(info.handover.count());
   clone.set_warm(info.warm);
+  clone.set_residue_bytes(info.residue_bytes);
   return clone;
 }
 
@@ -74,6 +75,7 @@ v1::PoolStatus to_message(const pool::PoolStatus& status) {
   out.set_bound(status.bound);
   out.set_clone_bytes(status.usage.clone_bytes);
   out.set_other_bytes(status.usage.other_bytes);
+  out.set_residue_bytes(status.usage.residue_bytes);
   return out;
 }
 

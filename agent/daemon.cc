@@ -101,9 +101,12 @@ Config adapt(Config config, const Host& host) {
 
 SandboxBackend sandbox_backend(PoolSet& pools, const Config& config) {
   return {.acquire = [&pools](const std::string& owner_id, const std::string& pool, const std::string& hostname,
-                              pool::SteadyTime deadline) -> Result<pool::CloneInfo> {
-            return GRANARY_TRY(
-                       pools.acquire({.pool = pool, .owner_id = owner_id, .hostname = hostname, .deadline = deadline}))
+                              const std::string& cgroup_parent, pool::SteadyTime deadline) -> Result<pool::CloneInfo> {
+            return GRANARY_TRY(pools.acquire({.pool = pool,
+                                              .owner_id = owner_id,
+                                              .hostname = hostname,
+                                              .deadline = deadline,
+                                              .cgroup_parent = cgroup_parent}))
                 .clone;
           },
           .release = [&pools](const std::string& clone_id) { return pools.release(clone_id); },

@@ -41,16 +41,19 @@ json to_json(const Lease& lease) {
   for (const DiskWish& disk : lease.disks) disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
   return {{"owner", lease.owner_id},
           {"disks", std::move(disks)},
+          {"cgroup_parent", lease.cgroup_parent},
           {"bound", lease.bound_to_call},
           {"template", clone.template_key},
           {"boot_id", clone.boot_id},
           {"hostname", clone.hostname},
           {"handover_ns", clone.handover.count()},
-          {"warm", clone.warm}};
+          {"warm", clone.warm},
+          {"residue", clone.residue_bytes}};
 }
 
 json to_json(const JournalClone& clone) {
   json record = {{"clone", clone.id}, {"pool", clone.pool}, {"group", clone.group}};
+  if (!clone.owners_group.empty()) record["owners_group"] = clone.owners_group;
   if (clone.vm.value != 0) {
     record["vm"] = clone.vm.value;
     record["pid"] = clone.pid;
@@ -71,6 +74,7 @@ Lease lease_from(const json& record, const JournalClone& clone) {
   for (const json& disk : record.at("disks")) {
     lease.disks.push_back({.path = disk.at("path"), .read_only = disk.at("read_only")});
   }
+  lease.cgroup_parent = record.value("cgroup_parent", "");
   lease.clone = {.id = clone.id,
                  .vm = clone.vm,
                  .pool = clone.pool,
@@ -80,12 +84,14 @@ Lease lease_from(const json& record, const JournalClone& clone) {
                  .boot_id = record.at("boot_id"),
                  .hostname = record.at("hostname"),
                  .handover = std::chrono::nanoseconds(record.at("handover_ns").get<int64_t>()),
-                 .warm = record.at("warm")};
+                 .warm = record.at("warm"),
+                 .residue_bytes = record.value("residue", uint64_t{0})};
   return lease;
 }
 
 JournalClone clone_from(const json& record) {
   JournalClone clone{.id = record.at("clone"), .pool = record.at("pool"), .group = record.at("group")};
+  clone.owners_group = record.value("owners_group", "");
   clone.vm = VmId{record.value("vm", uint64_t{0})};
   clone.pid = record.value("pid", 0);
   clone.socket_path = record.value("socket", "");
@@ -192,6 +198,15 @@ Status Journal::spawned(const std::string& id, VmId vm, int32_t pid, const std::
   clone.vm = vm;
   clone.pid = pid;
   clone.socket_path = socket_path;
+  return put(clone);
+}
+
+Status Journal::moving(const std::string& id, const std::string& owners_group) {
+  const std::lock_guard lock(mutex_);
+  const auto at = clones_.find(id);
+  if (at == clones_.end()) return Error(Errc::kCloneUnknown, "journal: clone " + id);
+  JournalClone clone = at->second;
+  clone.owners_group = owners_group;
   return put(clone);
 }
 

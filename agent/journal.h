@@ -18,7 +18,8 @@ namespace granary::agent {
 struct JournalClone {
   std::string id;
   std::string pool;
-  std::string group;                // its cgroup's name
+  std::string group;                // its cgroup's name, as Cgroups takes it
+  std::string owners_group = {};    // of the one below its owner's where it has moved, or was about to
   VmId vm = {};                     // 0 until it is spawned
   int32_t pid = 0;
   std::string socket_path = {};
@@ -47,6 +48,8 @@ class Journal {
   // Before a cgroup or process of the clone is made.
   Status creating(const std::string& id, const std::string& pool, const std::string& group);
   Status spawned(const std::string& id, VmId vm, int32_t pid, const std::string& socket_path);
+  // Before its second cgroup is made.
+  Status moving(const std::string& id, const std::string& owners_group);
   // Before the owner hears of it. kCloneGone: its reclaim has come first.
   Status leased(const Lease& lease, int64_t unix_ns);
   // These two have happened, or will in any case. When they cannot be written, the error says so, the journal knows them

@@ -31,8 +31,10 @@ Lease lease_of(const std::string& id) {
                     .boot_id = "b",
                     .hostname = "h",
                     .handover = std::chrono::nanoseconds(5),
-                    .warm = true},
-          .disks = {{.path = "/d", .read_only = true}}};
+                    .warm = true,
+                    .residue_bytes = 4096},
+          .disks = {{.path = "/d", .read_only = true}},
+          .cgroup_parent = "/pod"};
 }
 
 class JournalTest : public testing::Test {
@@ -57,6 +59,7 @@ class JournalTest : public testing::Test {
     EXPECT_TRUE(journal.creating("c1", "p", "g1"));
     EXPECT_TRUE(journal.creating("c2", "p", "g2"));
     EXPECT_TRUE(journal.spawned("c2", VmId{7}, 99, "/run/7.sock"));
+    EXPECT_TRUE(journal.moving("c2", "/pod/granary-c2"));
     EXPECT_TRUE(journal.leased(lease_of("c2"), 12345));
     EXPECT_TRUE(journal.creating("c3", "p", "g3"));
     EXPECT_TRUE(journal.spawned("c3", VmId{8}, 100, "/run/8.sock"));

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/leases.h"
 
+#include "agent/log_text.h"
+
 namespace granary::agent {
 
 LeaseTable::Claim::~Claim() {
@@ -38,7 +40,8 @@ bool LeaseTable::finish(const std::string& owner_id, std::optional<Lease> lease)
 }
 
 Result<LeaseTable::Outcome> LeaseTable::begin(const std::string& owner_id, const std::string& pool,
-                                              pool::SteadyTime deadline, const std::vector<DiskWish>& disks) {
+                                              pool::SteadyTime deadline, const std::vector<DiskWish>& disks,
+                                              const std::string& cgroup_parent) {
   std::unique_lock lock(mutex_);
   const auto settled = [&] {
     const auto at = owners_.find(owner_id);
@@ -56,6 +59,13 @@ Result<LeaseTable::Outcome> LeaseTable::begin(const std::string& owner_id, const
     if (at->second->disks != disks) {
       return Error(Errc::kInvalidArgument, "owner " + owner_id + " holds clone " + at->second->clone.id + " with " +
                                                to_text(at->second->disks) + ", not with " + to_text(disks) +
+                                               "; release it first");
+    }
+    if (at->second->cgroup_parent != cgroup_parent) {
+      const auto shown = [](const std::string& parent) { return parent.empty() ? "the pool's part" : parent; };
+      return Error(Errc::kInvalidArgument, "owner " + owner_id + " holds clone " + at->second->clone.id +
+                                               " in cgroup " + shown(at->second->cgroup_parent) + ", not in " +
+                                               shown(ascii(one_line(cgroup_parent.substr(0, 200)))) +
                                                "; release it first");
     }
     outcome.held = at->second;

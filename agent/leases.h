@@ -20,6 +20,7 @@ struct Lease {
   std::string pool;
   pool::CloneInfo clone;
   std::vector<DiskWish> disks = {};
+  std::string cgroup_parent = {};  // as it was asked for
   bool bound_to_call = false;  // ends with the Hold call that took it; otherwise explicit: ends with Release
 
   bool operator==(const Lease&) const = default;
@@ -53,10 +54,10 @@ class LeaseTable {
     std::optional<Claim> claim;  // or: take one
   };
 
-  // kInvalidArgument when the owner holds a clone of another pool or with other disks (compared as they were asked
-  // for); kDeadlineExceeded when another call for the same owner has not finished by the deadline.
+  // kInvalidArgument when the owner holds a clone of another pool or with other disks or another cgroup (compared as they
+  // were asked for); kDeadlineExceeded when another call for the same owner has not finished by the deadline.
   Result<Outcome> begin(const std::string& owner_id, const std::string& pool, pool::SteadyTime deadline,
-                        const std::vector<DiskWish>& disks = {});
+                        const std::vector<DiskWish>& disks = {}, const std::string& cgroup_parent = "");
 
   // A lease that an earlier agent gave; false: its owner holds a clone already, or the clone has ended.
   bool restore(Lease lease);

@@ -53,6 +53,21 @@ TEST(LeaseTableTest, TheSameOwnerCannotChangeItsDisks) {
   }
 }
 
+TEST(LeaseTableTest, AnOwnerAskingForAnotherCgroupIsRefused) {
+  LeaseTable table;
+  auto first = table.begin("o", "p", far(), {}, "/pod");
+  ASSERT_TRUE(first && first->claim);
+  EXPECT_TRUE(first->claim->commit({.owner_id = "o", .pool = "p", .clone = clone("c1"), .cgroup_parent = "/pod"}));
+  EXPECT_EQ(table.begin("o", "p", far(), {}, "/pod")->held->clone.id, "c1");
+  for (const std::string other : {"", "/pod2", "/\n\xff"}) {
+    const auto refused = table.begin("o", "p", far(), {}, other);
+    ASSERT_FALSE(refused);
+    EXPECT_TRUE(refused.error().is(Errc::kInvalidArgument));
+    EXPECT_THAT(refused.error().message(), testing::HasSubstr("clone c1 in cgroup /pod, not in "));
+    EXPECT_EQ(refused.error().message().find_first_of("\n\xff"), std::string::npos);
+  }
+}
+
 TEST(LeaseTableTest, AnOwnerCannotHoldClonesOfTwoPools) {
   LeaseTable table;
   hold(table, "o", "p", "c1");

@@ -39,6 +39,7 @@ const HistogramSpec kHistograms[] = {
     {Measure::kRestoreSeconds, "granary_restore_seconds", "Mapping a template into a shell and resuming it.", kShort},
     {Measure::kProbeSeconds, "granary_probe_seconds", "From the resume of a clone to its guest's answer.", kShort},
     {Measure::kAcquireSeconds, "granary_acquire_seconds", "From acquire to the acknowledged identity.", kShort},
+    {Measure::kMoveSeconds, "granary_cgroup_move_seconds", "Of a hand-over: the VMM into its owner's cgroup.", kShort},
     {Measure::kIdentitySeconds, "granary_identity_seconds", "From unpark to the acknowledged identity.", kShort},
     {Measure::kReclaimSeconds, "granary_reclaim_seconds", "Ending a clone until nothing of it is left.", kShort},
     {Measure::kTemplateSeconds, "granary_template_build_seconds", "Building a template, boot included.", kLong},
@@ -98,8 +99,10 @@ std::vector<MetricFamily> families_of(const MetricsSnapshot& now) {
                                                        {"reclaiming", status.reclaiming}};
     for (const auto& [state, n] : states) add(clones, {{"pool", status.name}, {"state", state}}, n);
     add(target, {{"pool", status.name}}, status.target);
-    const std::pair<const char*, uint64_t> kinds[] = {
-        {"template", bytes.template_bytes}, {"idle", bytes.idle_bytes}, {"running", bytes.running_bytes}};
+    const std::pair<const char*, uint64_t> kinds[] = {{"template", bytes.template_bytes},
+                                                      {"idle", bytes.idle_bytes},
+                                                      {"running", bytes.running_bytes},
+                                                      {"residue", status.usage.residue_bytes}};
     for (const auto& [kind, n] : kinds) {
       add(memory, {{"pool", status.name}, {"kind", kind}}, static_cast<double>(n));
     }

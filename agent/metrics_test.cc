@@ -57,6 +57,7 @@ TEST(MetricsTest, LooksAtWhatIsThereNow) {
   pool.status.target = 4;
   pool.status.warm = 3;
   pool.status.running = 2;
+  pool.status.usage.residue_bytes = 12288;
   pool.memory = {.template_bytes = 1048576, .idle_bytes = 4096, .running_bytes = 8192};
   const std::string text = Metrics("1").text({.pools = {pool},
                                               .journal_records = 7,
@@ -69,7 +70,8 @@ TEST(MetricsTest, LooksAtWhatIsThereNow) {
        {"granary_pool_clones{pool=\"a\",state=\"warm\"} 3\n", "granary_pool_clones{pool=\"a\",state=\"running\"} 2\n",
         "granary_pool_clones{pool=\"a\",state=\"reclaiming\"} 0\n", "granary_pool_target_clones{pool=\"a\"} 4\n",
         "granary_memory_bytes{pool=\"a\",kind=\"template\"} 1048576\n",
-        "granary_memory_bytes{pool=\"a\",kind=\"running\"} 8192\n", "granary_journal_records 7\n",
+        "granary_memory_bytes{pool=\"a\",kind=\"running\"} 8192\n",
+        "granary_memory_bytes{pool=\"a\",kind=\"residue\"} 12288\n", "granary_journal_records 7\n",
         "granary_journal_bytes 900\n", "granary_journal_compactions_total 2\n", "granary_events_lost_total 5\n",
         "granary_configuration_generation 3\n", "granary_configuration_refused 1\n"}) {
     EXPECT_THAT(text, HasSubstr(line));

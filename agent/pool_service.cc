@@ -30,7 +30,8 @@ PoolSet::Wish to_wish(const v1::AcquireRequest& request, std::chrono::system_clo
           .owner_id = request.owner_id(),
           .hostname = request.hostname(),
           .deadline = deadline_of(rpc_deadline, request.wait_ms()),
-          .disks = to_wishes(request.disks())};
+          .disks = to_wishes(request.disks()),
+          .cgroup_parent = request.cgroup_parent()};
 }
 
 int64_t unix_seconds() {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "agent/cgroup_path.h"
 #include "agent/log_text.h"
 #include "vmpool/base/fault.h"
 
@@ -88,7 +89,8 @@ pool::CloneGroups PoolSet::groups() const {
             GRANARY_TRY(groups->remove(name));
             return ok();
           },
-          .memory_bytes = [groups](const std::string& name) { return groups->memory_bytes(name); }};
+          .memory_bytes = [groups](const std::string& name) { return groups->memory_bytes(name); },
+          .reserve = [groups](const std::string& name, uint64_t bytes) { return groups->reserve(name, bytes); }};
 }
 
 pool::CloneJournal PoolSet::journal(const std::string& pool) const {
@@ -97,6 +99,7 @@ pool::CloneJournal PoolSet::journal(const std::string& pool) const {
                                       const std::string& group) { return journal->creating(id, pool, group); },
           .spawned = [journal](const std::string& id, VmId vm, int32_t pid,
                                const std::string& socket_path) { return journal->spawned(id, vm, pid, socket_path); },
+          .moving = [journal](const std::string& id, const std::string& group) { return journal->moving(id, group); },
           .gone = [journal](const std::string& id) { log_if_failed(journal->gone(id)); }};
 }
 
@@ -120,7 +123,7 @@ Status PoolSet::adopt(const JournalClone& clone) {
     lease.pool = lease.clone.pool = member->name;
     log_if_failed(resources_.journal.leased(lease, clone.leased_unix_ns));
   }
-  GRANARY_TRY(member->pool->adopt(lease.clone, clone.group));
+  GRANARY_TRY(member->pool->adopt(lease.clone, clone.group, clone.owners_group));
   (void)leases_.restore(std::move(lease));
   return ok();
 }
@@ -159,7 +162,8 @@ Result<PoolSet::Member> PoolSet::find(const std::string& name) const {
 Result<Lease> PoolSet::acquire(const Wish& wish) {
   GRANARY_TRY(check_wish(wish));
   const Member member = GRANARY_TRY(find(wish.pool));
-  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks));
+  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks,
+                                                           wish.cgroup_parent));
   if (outcome.held) return *std::move(outcome.held);
   return take(*std::move(outcome.claim), member, {.owner_id = wish.owner_id, .pool = member.name, .clone = {}}, wish);
 }
@@ -167,7 +171,8 @@ Result<Lease> PoolSet::acquire(const Wish& wish) {
 Result<Lease> PoolSet::acquire_new(const Wish& wish) {
   GRANARY_TRY(check_wish(wish));
   const Member member = GRANARY_TRY(find(wish.pool));
-  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks));
+  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks,
+                                                           wish.cgroup_parent));
   if (outcome.held) {
     return Error(Errc::kInvalidArgument, "owner " + wish.owner_id + " holds clone " + outcome.held->clone.id +
                                              " already; release it first or choose another owner_id");
@@ -176,12 +181,21 @@ Result<Lease> PoolSet::acquire_new(const Wish& wish) {
               {.owner_id = wish.owner_id, .pool = member.name, .clone = {}, .bound_to_call = true}, wish);
 }
 
+Result<std::string> PoolSet::find_pod(const std::string& cgroup_parent) const {
+  if (cgroup_parent.empty()) return std::string();
+  if (resources_.groups != nullptr) return resources_.groups->find_pod(cgroup_parent);
+  GRANARY_TRY(parse_cgroup_parent(cgroup_parent));
+  return Error(Errc::kNotSupported, "cgroup_parent " + cgroup_parent + ": granaryd runs without cgroups, its log says why");
+}
+
 // A pool may retire while its caller waits: then the one that took over its name serves.
 Result<pool::CloneInfo> PoolSet::hand_over(Member member, const Wish& wish) {
   for (;;) {
     // Opened before the clone is taken: a wrong path costs none. Ours are closed when it has its own.
     const uint8_t slots = member.pool->settings().shape.devices.block_slots;
-    const pool::Attachments attachments{.disks = GRANARY_TRY(open_disks(wish.disks, slots)), .taps = {}};
+    const pool::Attachments attachments{.disks = GRANARY_TRY(open_disks(wish.disks, slots)),
+                                        .taps = {},
+                                        .cgroup_parent = GRANARY_TRY(find_pod(wish.cgroup_parent))};
     auto clone = member.pool->acquire({.hostname = wish.hostname}, wish.deadline, attachments);
     if (clone || !clone.error().is(Errc::kShuttingDown)) return clone;
     Member successor = GRANARY_TRY(find(member.name));
@@ -192,6 +206,7 @@ Result<pool::CloneInfo> PoolSet::hand_over(Member member, const Wish& wish) {
 
 Result<Lease> PoolSet::take(LeaseTable::Claim claim, Member member, Lease lease, const Wish& wish) {
   lease.disks = wish.disks;
+  lease.cgroup_parent = wish.cgroup_parent;
   lease.clone = GRANARY_TRY(hand_over(std::move(member), wish));
   const std::string& id = lease.clone.id;
   fault_point("acquire.handed-over");
@@ -364,13 +379,20 @@ Result<AuditSample> PoolSet::sample() const {
   sample.vms = GRANARY_TRY(resources_.spawner.list());
   sample.leases = leases_.all();
   sample.clones = GRANARY_TRY(clones(""));
-  sample.groups = resources_.groups == nullptr ? std::nullopt : resources_.groups->own_groups();
   std::error_code code;
   for (const auto& entry : std::filesystem::directory_iterator(resources_.run_dir, code)) {
     const std::string name = entry.path().filename().string();
     if (name.ends_with(".sock") && std::isdigit(static_cast<unsigned char>(name[0])) != 0) sample.sockets.push_back(name);
   }
   sample.journal = GRANARY_TRY(resources_.journal.read_back());
+  if (resources_.groups == nullptr) return sample;
+  sample.groups = resources_.groups->own_groups();
+  if (!sample.groups) return sample;
+  for (const auto& [id, clone] : sample.journal) {
+    for (const std::string& group : {clone.group, clone.owners_group}) {
+      if (group.starts_with('/') && resources_.groups->contains(group)) sample.groups->insert(group);
+    }
+  }
   return sample;
 }
 

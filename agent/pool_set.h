@@ -44,6 +44,7 @@ class PoolSet {
     std::string hostname;
     pool::SteadyTime deadline;
     std::vector<DiskWish> disks = {};
+    std::string cgroup_parent = {};  // the pod's cgroup, whose the clone's memory is to be; empty: the pool's
   };
   struct TemplateUse {
     pool::TemplateInfo info;
@@ -87,8 +88,9 @@ class PoolSet {
   // Remembers why a clone that an earlier agent leased is gone.
   void remember_ended(const std::string& clone_id, const std::string& reason) { leases_.end(clone_id, reason); }
 
-  // kPoolUnknown, kPoolEmpty, kShuttingDown, kInvalidArgument (owner or host name), what open_disks() says; the same
-  // owner gets the same clone again, and is refused when it asks for other disks.
+  // kPoolUnknown, kPoolEmpty, kShuttingDown, kInvalidArgument (owner or host name), what open_disks() and
+  // Cgroups::find_pod() say, kNotSupported for a cgroup where there are none; the same owner gets the same clone again, and is
+  // refused when it asks for other disks or another cgroup.
   Result<Lease> acquire(const Wish& wish);
   // Like acquire(), but an owner that holds a clone already is refused: for a lease that ends with its call.
   Result<Lease> acquire_new(const Wish& wish);
@@ -155,6 +157,8 @@ class PoolSet {
   [[nodiscard]] std::vector<Member> all_members() const;  // and the retired ones
   Result<Lease> take(LeaseTable::Claim claim, Member member, Lease lease, const Wish& wish);
   Result<pool::CloneInfo> hand_over(Member member, const Wish& wish);
+  [[nodiscard]] Result<std::string> find_pod(const std::string& cgroup_parent) const;
+  void limit_memory();
   Result<bool> reclaim(const std::string& clone_id);
   void size_by(PressureLevel level);
   void end_retired(const std::stop_token& stop);

@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // What memory the pools of a PoolSet use, and how many idle clones it lets them keep.
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 
+#include "agent/log_text.h"
 #include "agent/pool_set.h"
 
 namespace granary::agent {
 namespace {
+
+// Room in the pool part's cgroup beyond the budget, for what is measured late: clones that are being restored, and
+// those that an acquire which finds no warm one is served with.
+uint64_t limit_of(uint64_t budget) { return budget + budget / 8 + 64 * kMiB; }
 
 pool::PoolAllowance to_allowance(const PoolTarget& target, const pool::PoolUsage& usage, bool is_short) {
   pool::PoolAllowance allowance{.reason = to_string(target.bound)};
@@ -21,6 +28,18 @@ void PoolSet::size_idle(PressureLevel level) {
   const std::lock_guard lock(sizing_mutex_);
   level_ = level;
   size_by(level);
+  limit_memory();
+}
+
+void PoolSet::limit_memory() {
+  if (resources_.groups == nullptr) return;
+  std::optional<uint64_t> budget;
+  {
+    const std::lock_guard lock(pools_mutex_);
+    budget = memory_budget_;
+  }
+  const Status limited = resources_.groups->limit(budget ? std::optional(limit_of(*budget)) : std::nullopt);
+  if (!limited) spdlog::error("pools are not limited error=\"{}\"", log_value(limited.error().message()));
 }
 
 void PoolSet::resize_idle() {

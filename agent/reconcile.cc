@@ -47,6 +47,7 @@ class Reconciler {
     if (wanted(clone) && record != nullptr && record->alive != 0) {
       kept_vms_.insert(clone.vm);
       kept_groups_.insert(clone.group);
+      if (!clone.owners_group.empty()) kept_groups_.insert(clone.owners_group);
       result_.adopt.push_back(clone);
     } else if (wanted(clone)) {
       result_.ended.push_back({clone, how_it_ended(record)});
@@ -68,13 +69,15 @@ class Reconciler {
   // Out of the journal once nothing is left of it.
   void settle(const JournalClone& clone) {
     if (kept_groups_.contains(clone.group)) return;
-    if (groups_ != nullptr) {
-      if (const auto removed = groups_->remove(clone.group); !removed) {
-        result_.leaks.push_back("cgroup " + clone.group + " (" + removed.error().message() + ")");
-        return;
-      }
-    }
-    (void)journal_.gone(clone.id);
+    const bool moved = !clone.owners_group.empty();
+    if ((!moved || remove_group(clone.owners_group)) && remove_group(clone.group)) (void)journal_.gone(clone.id);
+  }
+
+  bool remove_group(const std::string& group) {
+    if (groups_ == nullptr) return true;
+    const auto removed = groups_->remove(group);
+    if (!removed) result_.leaks.push_back("cgroup " + group + " (" + removed.error().message() + ")");
+    return bool(removed);
   }
 
   Journal& journal_;

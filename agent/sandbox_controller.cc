@@ -102,6 +102,7 @@ grpc::Status SandboxController::Create(grpc::ServerContext* /*context*/, const s
   if (grpc::Status refused = refuse_host_namespaces(config); !refused.ok()) return refused;
   Sandbox record;
   record.hostname = config.hostname();
+  record.cgroup_parent = config.linux_config().cgroup_parent();
   record.created_at = std::chrono::system_clock::now();
   if (const auto at = config.annotations().find(kPoolAnnotation); at != config.annotations().end()) record.pool = at->second;
   const std::lock_guard lock(mutex_);
@@ -115,6 +116,7 @@ grpc::Status SandboxController::Start(grpc::ServerContext* context, const sandbo
   const std::string& id = request->sandbox_id();
   std::string pool;
   std::string hostname;
+  std::string cgroup_parent;
   {
     const std::lock_guard lock(mutex_);
     const auto at = sandboxes_.find(id);
@@ -124,8 +126,10 @@ grpc::Status SandboxController::Start(grpc::ServerContext* context, const sandbo
     }
     pool = at->second.pool;
     hostname = at->second.hostname;
+    cgroup_parent = at->second.cgroup_parent;
   }
-  const Result<pool::CloneInfo> clone = backend_.acquire(owner_of(id), pool, hostname, deadline_of(*context));
+  const Result<pool::CloneInfo> clone =
+      backend_.acquire(owner_of(id), pool, hostname, cgroup_parent, deadline_of(*context));
   if (!clone) return api::to_grpc(clone.error());
   WallTime created_at;
   bool stopped_meanwhile = false;
@@ -260,6 +264,7 @@ void SandboxController::restore(const Lease& lease, int64_t started_unix_ns) {
   Sandbox record;
   record.pool = lease.pool;
   record.hostname = lease.clone.hostname;
+  record.cgroup_parent = lease.cgroup_parent;
   record.phase = Phase::kReady;
   record.clone = lease.clone;
   record.created_at = WallTime(std::chrono::duration_cast<WallTime::duration>(std::chrono::nanoseconds(started_unix_ns)));

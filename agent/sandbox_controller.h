@@ -18,7 +18,7 @@ namespace granary::agent {
 // What the controller needs of the agent: clones by owner, and their end.
 struct SandboxBackend {
   std::function<Result<pool::CloneInfo>(const std::string& owner_id, const std::string& pool, const std::string& hostname,
-                                        pool::SteadyTime deadline)>
+                                        const std::string& cgroup_parent, pool::SteadyTime deadline)>
       acquire;
   std::function<Result<bool>(const std::string& clone_id)> release;
   // kCloneGone with the reason once a clone has ended.
@@ -75,6 +75,7 @@ class SandboxController final
   struct Sandbox {
     std::string pool;
     std::string hostname;
+    std::string cgroup_parent;
     Phase phase = Phase::kCreated;
     pool::CloneInfo clone;
     WallTime created_at;

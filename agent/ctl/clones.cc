@@ -18,6 +18,7 @@ struct CloneOptions {
   std::string pool;
   std::string owner;
   std::string hostname;
+  std::string cgroup_parent;
   int64_t wait_seconds = 60;
   bool all = false;
   std::vector<std::string> disks;
@@ -34,6 +35,7 @@ Result<int> acquire(const Globals& globals, const CloneOptions& options) {
                                  std::to_string(std::chrono::system_clock::now().time_since_epoch().count())
                            : options.owner);
   request.set_hostname(options.hostname);
+  request.set_cgroup_parent(options.cgroup_parent);
   request.set_wait_ms(options.wait_seconds * 1000);
   GRANARY_TRY(add_disks(request, options.disks));
   const v1::AcquireResponse response = GRANARY_TRY(client.call(&v1::Pool::Stub::Acquire, request));
@@ -114,11 +116,12 @@ Result<int> list(const Globals& globals, const CloneOptions& options) {
     std::cout << to_json(response) << std::endl;
     return 0;
   }
-  Table table({"CLONE", "POOL", "STATE", "OWNER", "HOSTNAME", "VMM PID", "MEMORY", "HAND-OVER", "BOOT ID"});
+  Table table({"CLONE", "POOL", "STATE", "OWNER", "HOSTNAME", "VMM PID", "MEMORY", "RESIDUE", "HAND-OVER", "BOOT ID"});
   for (const v1::Clone& clone : response.clones()) {
     const bool handed_over = clone.handover_ns() > 0;
     table.add({clone.id(), clone.pool(), clone.state(), or_dash(clone.owner_id()), or_dash(clone.hostname()),
                std::to_string(clone.vmm_pid()), human_size(clone.memory_bytes()),
+               clone.residue_bytes() > 0 ? human_size(clone.residue_bytes()) : "-",
                handed_over ? human_duration(clone.handover_ns()) : "-", or_dash(clone.boot_id())});
   }
   table.print(std::cout);
@@ -148,6 +151,7 @@ void define_clones(CLI::App& app, const Globals& globals, Action& action) {
   command->add_option("--owner", options->owner, "the same owner gets the same clone; default: a fresh one");
   command->add_option("--hostname", options->hostname, "the guest's host name");
   define_disks(*command, options->disks);
+  command->add_option("--cgroup-parent", options->cgroup_parent, "the pod's cgroup, to which its memory is charged");
   command->add_option("--wait", options->wait_seconds, "seconds to wait for a clone")
       ->check(CLI::Range(1, 600))
       ->capture_default_str();

@@ -142,6 +142,12 @@ TEST_F(AgentGrpcTest, AcquireRefusals) {
   request.set_hostname("not a host name");
   EXPECT_EQ(acquire_with(request), grpc::StatusCode::INVALID_ARGUMENT);
   request.set_hostname("");
+  request.set_cgroup_parent("/kubepods/../..");
+  EXPECT_EQ(acquire_with(request), grpc::StatusCode::INVALID_ARGUMENT);
+  request.set_cgroup_parent("/granary-test-no-pod");  // also on a host without cgroups
+  EXPECT_THAT(acquire_with(request),
+              testing::AnyOf(grpc::StatusCode::FAILED_PRECONDITION, grpc::StatusCode::UNIMPLEMENTED));
+  request.set_cgroup_parent("");
   request.add_disks()->set_path("relative.img");
   EXPECT_EQ(acquire_with(request), grpc::StatusCode::INVALID_ARGUMENT);
   request.mutable_disks(0)->set_path("/nonexistent.img");

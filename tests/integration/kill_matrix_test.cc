@@ -15,6 +15,7 @@
 
 #include "granary/v1/pool.grpc.pb.h"
 #include "tests/integration/agent_bench.h"
+#include "tests/integration/test_pod.h"
 
 namespace granary::integration {
 namespace {
@@ -33,8 +34,8 @@ class KillMatrix : public testing::TestWithParam<const char*> {
   [[nodiscard]] bool fired() const { return !fs::exists(trigger()); }
   [[nodiscard]] bool spawners() const { return std::string_view(GetParam()).starts_with("spawner."); }
 
-  std::string acquire(const std::string& owner) const {
-    const Outcome taken = bench_.ctl({"acquire", "--owner", owner});
+  std::string acquire(const std::string& owner, const std::string& cgroup_parent = "") const {
+    const Outcome taken = bench_.ctl({"acquire", "--owner", owner, "--cgroup-parent", cgroup_parent});
     EXPECT_EQ(taken.status, 0) << taken.errors;
     return taken.output.substr(0, taken.output.find('\n'));
   }
@@ -57,7 +58,7 @@ class KillMatrix : public testing::TestWithParam<const char*> {
   // One of everything that a user does; each may fail, as the process that serves it is about to die.
   void use_everything(int round, const std::string& keeper) const {
     const std::string owner = "victim" + std::to_string(round);
-    const Outcome taken = bench_.ctl({"acquire", "--owner", owner, "--wait", "5"});
+    const Outcome taken = bench_.ctl({"acquire", "--owner", owner, "--cgroup-parent", pod_.path(), "--wait", "5"});
     if (taken.status == 0) bench_.ctl({"release", taken.output.substr(0, taken.output.find('\n'))});
     bench_.ctl({"run", "--", "missing"});
     bench_.ctl({"template", "build", "--force"});
@@ -69,17 +70,22 @@ class KillMatrix : public testing::TestWithParam<const char*> {
   // The keeper's clone answers, others can be had and go again, and nobody finds anything amiss.
   void expect_order(const std::string& keeper) const {
     EXPECT_EQ(bench_.ctl({"exec", "-i", keeper, "--", "echo"}, "unharmed").output, "unharmed");
-    EXPECT_EQ(acquire("keeper"), keeper);
+    EXPECT_EQ(acquire("keeper", pod_.path()), keeper);
     EXPECT_EQ(bench_.ctl({"run", "-i", "--", "echo"}, "a new one").output, "a new one");
     EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
   }
 
+  OwnCgroups own_;
+  TestPod pod_;
   AgentBench bench_;
 };
 
 TEST_P(KillMatrix, NothingIsLostOrLeft) {
   auto agent = bench_.start_agent(armed_environment());
-  const std::string keeper = acquire("keeper");
+  if (std::string_view(GetParam()).starts_with("move.") && pod_.path().empty()) {
+    GTEST_SKIP() << "no cgroups can be made here";
+  }
+  const std::string keeper = acquire("keeper", pod_.path());
   arm();
   for (int round = 0; round < 20 && !fired(); ++round) {
     use_everything(round, keeper);
@@ -104,14 +110,16 @@ TEST_P(KillMatrix, NothingIsLostOrLeft) {
   agent->signal(SIGTERM);
   EXPECT_EQ(agent->wait(), 0) << agent->errors();
   EXPECT_THAT(bench_.left_behind(), testing::IsEmpty());
+  EXPECT_THAT(pod_.groups(), testing::IsEmpty());
 }
 
 INSTANTIATE_TEST_SUITE_P(Agent, KillMatrix,
                          testing::Values("template.booting", "template.snapshotted", "template.written",
                                          "template.in-place", "clone.journalled", "clone.group-made", "clone.spawned",
-                                         "restore.done", "restore.probed", "acquire.handed-over", "acquire.journalled",
-                                         "release.journalled", "reclaim.killed", "reclaim.done", "exec.started",
-                                         "exec.exited", "journal.written", "journal.renamed"));
+                                         "restore.done", "restore.probed", "move.journalled", "move.done",
+                                         "acquire.handed-over", "acquire.journalled", "release.journalled",
+                                         "reclaim.killed", "reclaim.done", "exec.started", "exec.exited",
+                                         "journal.written", "journal.renamed"));
 INSTANTIATE_TEST_SUITE_P(Spawner, KillMatrix,
                          testing::Values("spawner.started", "spawner.kill", "spawner.reaped", "spawner.put-template"));
 
