@@ -38,8 +38,9 @@ Agent::~Agent() {
   if (!folder_.empty()) std::filesystem::remove_all(folder_, ignored);
 }
 
-Result<v1::Clone> Agent::acquire() {
+Result<v1::Clone> Agent::acquire(const std::string& cgroup_parent) {
   v1::AcquireRequest request;
+  request.set_cgroup_parent(cgroup_parent);
   request.set_owner_id("bench-" + std::to_string(++owners_));
   grpc::ClientContext context;
   v1::AcquireResponse response;

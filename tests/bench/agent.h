@@ -27,7 +27,7 @@ class Agent {
   Agent(const Agent&) = delete;
   Agent& operator=(const Agent&) = delete;
 
-  Result<v1::Clone> acquire();
+  Result<v1::Clone> acquire(const std::string& cgroup_parent = "");
   Status release(const v1::Clone& clone);
   // Until the pool is full again and reclaims nothing, so that the next request meets a quiet agent.
   Status wait_warm(pool::SteadyClock::duration limit = std::chrono::minutes(1));

@@ -10,6 +10,7 @@
 
 #include "agent/cgroup.h"
 #include "tests/bench/smaps.h"
+#include "tests/integration/test_pod.h"
 #include "vmpool/guest/guest.pb.h"
 #include "vmpool/pool/exec_session.h"
 #include "vmpool/pool/linux_image.h"
@@ -25,13 +26,17 @@ struct Output {
   int32_t status = -1;
 };
 
-// Runs a shell script in the clone.
-Output run(const CloneInfo& clone, const std::string& script) {
+Result<std::unique_ptr<ExecSession>> shell(const CloneInfo& clone, const std::string& script) {
   guest::v1::Exec request;
   for (const std::string& word : {std::string("/bin/sh"), std::string("-c"), script}) request.add_argv(word);
   request.add_env("PATH=/bin:/sbin:/usr/bin:/usr/sbin");
+  return ExecSession::start(clone.socket_path, request, in_time());
+}
+
+// Runs a shell script in the clone.
+Output run(const CloneInfo& clone, const std::string& script) {
   Output output;
-  const auto session = ExecSession::start(clone.socket_path, request, in_time());
+  const auto session = shell(clone, script);
   EXPECT_TRUE(session) << session.error().message();
   while (session) {
     const Result<std::optional<ExecEvent>> event = (*session)->next(in_time());
@@ -42,6 +47,16 @@ Output run(const CloneInfo& clone, const std::string& script) {
     if ((*event)->kind == ExecEvent::Kind::kExited) break;
   }
   return output;
+}
+
+// The same for one that ends with its clone.
+void run_to_death(const CloneInfo& clone, const std::string& script) {
+  const auto session = shell(clone, script);
+  EXPECT_TRUE(session) << session.error().message();
+  while (session) {
+    const auto event = (*session)->next(in_time());
+    if (!event || !*event || (*event)->kind == ExecEvent::Kind::kExited) return;
+  }
 }
 
 // What the template's memory file takes, in blocks of 512 bytes, seen through a clone's private mapping of it.
@@ -78,8 +93,20 @@ class LinuxGuestTest : public testing::TestWithParam<const char*> {
     ASSERT_TRUE(pool) << pool.error().message();
     pool_ = *std::move(pool);
   }
-  CloneInfo acquire() {
-    const Result<CloneInfo> clone = pool_->acquire({}, in_time());
+  // A pool with real cgroups.
+  void start_in(agent::Cgroups& groups) {
+    PoolResources resources = bench_.resources();
+    resources.groups = {.create = [&](const std::string& name) { return groups.create(name); },
+                        .add = [&](const std::string& name, int32_t pid) { return groups.add(name, pid); },
+                        .remove = [&](const std::string& name) -> Status {
+                          GRANARY_TRY(groups.remove(name));
+                          return ok();
+                        },
+                        .memory_bytes = [&](const std::string& name) { return groups.memory_bytes(name); }};
+    start(std::move(resources));
+  }
+  CloneInfo acquire(const std::string& cgroup_parent = "") {
+    const Result<CloneInfo> clone = pool_->acquire({}, in_time(), {.cgroup_parent = cgroup_parent});
     EXPECT_TRUE(clone) << clone.error().message() << "; " << pool_->status().last_error;
     return clone ? *clone : CloneInfo{};
   }
@@ -176,14 +203,7 @@ TEST_P(LinuxGuestTest, ManyClonesDirtyTheirMemoryAndLeaveNothing) {
   settings_.shape.memory_bytes = 128 * kMiB;
   settings_.size = 2;
   settings_.max = kAtOnce + 4;
-  PoolResources resources = bench_.resources();
-  resources.groups = {.create = [&](const std::string& name) { return (*groups)->create(name); },
-                      .add = [&](const std::string& name, int32_t pid) { return (*groups)->add(name, pid); },
-                      .remove = [&](const std::string& name) -> Status {
-                        GRANARY_TRY((*groups)->remove(name));
-                        return ok();
-                      }};
-  ASSERT_NO_FATAL_FAILURE(start(std::move(resources)));
+  ASSERT_NO_FATAL_FAILURE(start_in(**groups));
   blkcnt_t blocks = 0;
   for (int round = 0; round < kRounds; ++round) {
     std::vector<CloneInfo> clones;
@@ -199,6 +219,52 @@ TEST_P(LinuxGuestTest, ManyClonesDirtyTheirMemoryAndLeaveNothing) {
     EXPECT_EQ(template_blocks(clones.front().vmm_pid), blocks);
     for (const CloneInfo& clone : clones) EXPECT_TRUE(*pool_->release(clone.id));
   }
+  EXPECT_EQ(pool_->status().leaks, 0U) << pool_->status().last_error;
+  pool_.reset();
+  EXPECT_TRUE((*groups)->remove_parent()) << "a clone's cgroup is left";
+}
+
+// The pod's cgroup pays for what its guest touches, and bounds it; what was touched before stays the pool's.
+TEST_P(LinuxGuestTest, APodPaysForItsGuestsMemory) {
+  constexpr uint64_t kWritten = 64 * kMiB;
+  constexpr uint64_t kElse = 24 * kMiB;  // that the guest or its VMM touches on the way
+  const integration::TestPod pod;
+  auto groups = agent::Cgroups::open("granary-linux-guest-test/pool");
+  if (pod.path().empty() || !groups) GTEST_SKIP() << "no cgroups can be made here";
+  ASSERT_NO_FATAL_FAILURE(start_in(**groups));
+  pod.limit_memory(2 * kWritten);
+  const CloneInfo clone = acquire(pod.path());
+  const std::string in_pool = "clone-" + clone.id;
+  EXPECT_GT(clone.residue_bytes, 0U);
+  const uint64_t pods_before = pod.memory_bytes();
+  ASSERT_EQ(run(clone, "dd if=/dev/zero of=/tmp/file bs=1M count=64").status, 0);
+  const uint64_t pods = pod.memory_bytes();
+  const uint64_t pools = *(*groups)->memory_bytes(in_pool);
+  EXPECT_GE(pods, pods_before + kWritten);
+  EXPECT_LT(pools, clone.residue_bytes + kMiB) << "nothing more after the move";
+  std::cout << "MiB charged to the pod after hand-over " << pods_before / kMiB << ", after writing 64 MiB "
+            << pods / kMiB << "; to the pool at hand-over " << clone.residue_bytes / kMiB << ", then " << pools / kMiB
+            << "\n";
+
+  PoolLimits exact = settings_;
+  exact.charge = Charge::kExact;
+  exact.size = 0;
+  ASSERT_TRUE(pool_->resize(exact));
+  const uint64_t before = pod.memory_bytes();
+  const CloneInfo born_there = acquire(pod.path());
+  EXPECT_GE(pod.memory_bytes(), before + private_bytes(born_there)) << "all of it";
+  EXPECT_LT(pod.memory_bytes(), before + private_bytes(born_there) + kElse);
+  EXPECT_FALSE((*groups)->contains("clone-" + born_there.id));
+  EXPECT_TRUE(*pool_->release(born_there.id));
+
+  // Beyond the pod's limit the kernel ends its VMM, and nobody else's.
+  const CloneInfo neighbour = acquire();
+  run_to_death(clone, "dd if=/dev/zero of=/tmp/more bs=1M count=100");
+  EXPECT_TRUE(bench_.wait_until([&] { return pool_->clones().size() == 1; }));
+  EXPECT_NE(bench_.last_text("clone-failed").find("killed by signal 9"), std::string::npos);
+  EXPECT_EQ(run(neighbour, "echo well").text, "well\n");
+  EXPECT_TRUE(pod.groups().empty());
+  EXPECT_TRUE(*pool_->release(neighbour.id));
   EXPECT_EQ(pool_->status().leaks, 0U) << pool_->status().last_error;
   pool_.reset();
   EXPECT_TRUE((*groups)->remove_parent()) << "a clone's cgroup is left";
