@@ -125,7 +125,12 @@ Status Cgroups::make_group(const std::string& path) {
 }
 
 std::string Cgroups::path_of(const std::string& name) const {
-  return name.starts_with('/') ? name.substr(1) : parent_ + "/" + name;
+  if (!name.starts_with('/')) return parent_ + "/" + name;
+  return name.substr(1) + (slice_above(name) ? ".scope" : "");
+}
+
+std::optional<std::string> Cgroups::slice_above(const std::string& name) const {
+  return systemd_ && name.starts_with('/') ? slice_of(name.substr(0, name.rfind('/'))) : std::nullopt;
 }
 
 std::string Cgroups::memory_file(const std::string& path, const char* v2, const char* v1) const {
@@ -157,6 +162,7 @@ Status Cgroups::make_owners_group(const std::string& path) {
 }
 
 Result<Fd> Cgroups::create(const std::string& name) {
+  if (slice_above(name)) return Fd();
   const std::string path = path_of(name);
   GRANARY_TRY(name.starts_with('/') ? make_owners_group(path) : make_group(path));
   if (version_ == Version::kV1) return Fd();
@@ -166,6 +172,7 @@ Result<Fd> Cgroups::create(const std::string& name) {
 // Not with libcgroup, which on v1 moves one thread.
 Status Cgroups::add(const std::string& name, int32_t pid) {
   const std::string path = path_of(name);
+  if (const auto slice = slice_above(name)) return start_scope(*slice, path.substr(path.rfind('/') + 1), pid);
   const std::string process = std::to_string(pid);
   for (const std::string& mount : mounts_) {
     const std::string group = mount + "/" + path;

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/systemd_scope.h"
 #include "vmpool/base/fd.h"
 #include "vmpool/base/result.h"
 
@@ -37,8 +38,9 @@ class Cgroups {
   // when there is no such group in one of the hierarchies.
   [[nodiscard]] Result<std::string> find_pod(const std::string& cgroup_parent) const;
 
-  // Makes the group, or takes the one that is there. On v2 the open directory, for clone3(CLONE_INTO_CGROUP); on v1 an
-  // invalid Fd: there a process is moved in with add(). ENOENT for a path whose parent is not there.
+  // Makes the group, or takes the one that is there. On v2 the open directory, for clone3(CLONE_INTO_CGROUP); on v1,
+  // and for a scope, an invalid Fd: there a process is moved in with add(). ENOENT for a path whose parent is not
+  // there.
   Result<Fd> create(const std::string& name);
   // Moves a process with all its threads. What it has touched stays charged to the group where it was.
   Status add(const std::string& name, int32_t pid);
@@ -46,9 +48,9 @@ class Cgroups {
   [[nodiscard]] Result<uint64_t> memory_bytes(const std::string& name) const;
   [[nodiscard]] bool contains(const std::string& name) const;
 
-  // What the parent with all its groups may use: `bytes` and what reserve() added; nothing: as much as there is. A limit
-  // below what is used now would make the kernel kill, so it comes into force with a later call, once less is used; and
-  // it is not lowered while another agent uses the same parent.
+  // What the parent with all its groups may use: `bytes` and what reserve() added; nothing: as much as there is. A
+  // limit below what is used now would make the kernel kill, so it comes into force with a later call, once less is
+  // used; and it is not lowered while another agent uses the same parent.
   Status limit(std::optional<uint64_t> bytes);
   // A group of the parent's may grow by so much, until it is removed: at once, if there is a limit.
   Status reserve(const std::string& name, uint64_t bytes);
@@ -68,12 +70,14 @@ class Cgroups {
 
  private:
   Cgroups(Version version, std::vector<std::string> controllers, std::vector<std::string> mounts, std::string parent)
-      : version_(version),
+      : systemd_(systemd_runs()),
+        version_(version),
         controllers_(std::move(controllers)),
         mounts_(std::move(mounts)),
         mount_(mounts_.front()),
         parent_(std::move(parent)) {}
   [[nodiscard]] std::string path_of(const std::string& name) const;
+  [[nodiscard]] std::optional<std::string> slice_above(const std::string& name) const;
   [[nodiscard]] std::string memory_file(const std::string& path, const char* v2, const char* v1) const;
   Status make_group(const std::string& path);
   Status make_owners_group(const std::string& path);
@@ -83,6 +87,7 @@ class Cgroups {
   // Runs `action` if nobody else uses the parent. True: it ran.
   bool if_alone(const std::function<void()>& action);
 
+  const bool systemd_;
   Version version_;
   std::vector<std::string> controllers_;
   std::vector<std::string> mounts_;  // of the controllers, each once

@@ -19,12 +19,12 @@ Error refuse(const std::string& text, const std::string& why) {
                                       "\"kubepods-burstable-pod1234.slice:prefix:name\""};
 }
 
-// As systemd nests slices: each '-' is a level.
-Result<std::string> expand_slice(const std::string& text, const std::string& slice) {
-  if (!slice.ends_with(kSlice) || slice.size() == kSlice.size()) return refuse(text, "no slice before the first ':'");
+// As systemd nests slices: each '-' is a level. Nothing for what is no slice's name.
+std::optional<std::string> expand_slice(const std::string& slice) {
+  if (!slice.ends_with(kSlice)) return std::nullopt;
   const std::string stem = slice.substr(0, slice.size() - kSlice.size());
-  if (stem.starts_with('-') || stem.ends_with('-') || stem.find("--") != std::string::npos)
-    return refuse(text, "no slice of systemd's");
+  if (stem.empty() || stem.starts_with('-') || stem.ends_with('-')) return std::nullopt;
+  if (stem.find("--") != std::string::npos) return std::nullopt;
   std::string path;
   for (size_t dash = stem.find('-'); dash != std::string::npos; dash = stem.find('-', dash + 1)) {
     path += "/" + stem.substr(0, dash) + std::string(kSlice);
@@ -51,7 +51,9 @@ Result<std::string> parse_cgroup_parent(const std::string& text) {
     if (colon == std::string::npos || std::ranges::count(text, ':') != 2 || text.find('/') != std::string::npos) {
       return refuse(text, "neither an absolute path nor slice:prefix:name");
     }
-    path = GRANARY_TRY(expand_slice(text, text.substr(0, colon)));
+    const std::optional<std::string> expanded = expand_slice(text.substr(0, colon));
+    if (!expanded) return refuse(text, "no slice before the first ':'");
+    path = *expanded;
   }
   for (size_t from = 0; from != std::string::npos;) {
     const size_t next = path.find('/', from + 1);
@@ -60,6 +62,11 @@ Result<std::string> parse_cgroup_parent(const std::string& text) {
   }
   if ((path + "/").starts_with("/granary.slice/")) return refuse(text, "granary.slice is Granary's own");
   return path;
+}
+
+std::optional<std::string> slice_of(const std::string& path) {
+  const std::string name = path.substr(path.rfind('/') + 1);
+  return expand_slice(name) == path ? std::optional(name) : std::nullopt;
 }
 
 }  // namespace granary::agent

@@ -25,6 +25,15 @@ TEST(CgroupPathTest, ExpandsSlicesAsSystemdNestsThem) {
   EXPECT_EQ(parsed("system.slice:x:y"), "/system.slice");
 }
 
+TEST(CgroupPathTest, KnowsASlicesGroup) {
+  EXPECT_EQ(slice_of("/kubepods.slice/kubepods-pod1.slice"), "kubepods-pod1.slice");
+  EXPECT_EQ(slice_of("/system.slice"), "system.slice");
+  for (const char* other :
+       {"/kubepods/pod1", "/kubepods-pod1.slice", "/a.slice/b.slice", "/.slice", "/-.slice", "/", ""}) {
+    EXPECT_FALSE(slice_of(other)) << other;
+  }
+}
+
 TEST(CgroupPathTest, RefusesEverythingElse) {
   const std::string hostile[] = {"",
                                  "/",

@@ -199,6 +199,35 @@ TEST_F(CgroupTest, WhatIsTouchedAfterTheMoveIsTheOwners) {
   }
 }
 
+// In the emulated node, where systemd runs.
+TEST_F(CgroupTest, BelowASliceItIsAScopeOfSystemds) {
+  if (!systemd_runs()) GTEST_SKIP() << "systemd does not run this host";
+  ASSERT_EQ(std::system("systemctl start granarytest-pod1.slice"), 0);
+  const auto pod = groups_->find_pod("granarytest-pod1.slice:cri-containerd:abc");
+  ASSERT_TRUE(pod) << pod.error().message();
+  const std::string own = *pod + "/granary-x";
+  ASSERT_TRUE(groups_->create("clone-s"));
+  Eater eater;
+  ASSERT_TRUE(groups_->add("clone-s", eater.pid()));
+  const auto made = groups_->create(own);
+  ASSERT_TRUE(made) << made.error().message();
+  EXPECT_FALSE(made->valid());
+  const auto moved = groups_->add(own, eater.pid());
+  ASSERT_TRUE(moved) << moved.error().message();
+  EXPECT_THAT(*read_file("/proc/" + std::to_string(eater.pid()) + "/cgroup"), testing::HasSubstr(own + ".scope"));
+  EXPECT_EQ(std::system("systemctl is-active --quiet granary-x.scope"), 0);
+  eater.eat();
+  EXPECT_GE(*groups_->memory_bytes(own), Eater::kBite);
+  const auto twice = groups_->add(own, eater.pid());
+  ASSERT_FALSE(twice);
+  EXPECT_THAT(twice.error().message(), testing::HasSubstr("systemd: start granary-x.scope"));
+  eater.end();
+  EXPECT_TRUE(groups_->remove(own));
+  EXPECT_FALSE(groups_->contains(own));
+  EXPECT_TRUE(groups_->remove("clone-s"));
+  EXPECT_EQ(std::system("systemctl stop granarytest.slice; ! systemctl is-active --quiet granary-x.scope"), 0);
+}
+
 TEST_F(CgroupTest, APodsGroupIsNeverMade) {
   const auto found = groups_->find_pod("/granary-test-none/pod1");
   ASSERT_FALSE(found);

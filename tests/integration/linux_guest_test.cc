@@ -259,7 +259,7 @@ TEST_P(LinuxGuestTest, APodPaysForItsGuestsMemory) {
 
   // Beyond the pod's limit the kernel ends its VMM, and nobody else's.
   const CloneInfo neighbour = acquire();
-  run_to_death(clone, "dd if=/dev/zero of=/tmp/more bs=1M count=100");
+  run_to_death(clone, "mount -t tmpfs -o size=100% none /mnt && dd if=/dev/zero of=/mnt/more bs=1M count=120");
   EXPECT_TRUE(bench_.wait_until([&] { return pool_->clones().size() == 1; }));
   EXPECT_NE(bench_.last_text("clone-failed").find("killed by signal 9"), std::string::npos);
   EXPECT_EQ(run(neighbour, "echo well").text, "well\n");
