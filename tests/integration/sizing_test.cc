@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "tests/integration/agent_bench.h"
+#include "tests/integration/test_pod.h"
 
 namespace granary::integration {
 namespace {
@@ -77,6 +78,7 @@ class SizingTest : public testing::Test {
       return settled && used <= budget;
     });
   }
+  OwnCgroups own_;  // budgets limit the pool part: not everybody's
   AgentBench bench_;
   std::unique_ptr<Process> agent_;
 };

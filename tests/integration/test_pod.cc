@@ -33,7 +33,14 @@ TestPod::TestPod() {
     std::error_code code;
     fs::create_directory(mount + pods, code);
     if (code) return;
-    if (v2_) std::ofstream(mount + pods + "/cgroup.subtree_control") << "+memory +pids +cpu";
+    if (v2_) {
+      // One by one, from the root on: a controller that is not enabled above would refuse the whole line.
+      for (const std::string& group : {mount, mount + pods}) {
+        for (const char* controller : {"+memory", "+pids", "+cpu"}) {
+          std::ofstream(group + "/cgroup.subtree_control") << controller;
+        }
+      }
+    }
     fs::create_directory(mount + pods + "/pod1", code);
     if (code) return;
   }
