@@ -34,7 +34,8 @@ struct Link {
 
 // `link` below is an index into NetworkConfig::links.
 
-// RTM_NEWADDR.
+// RTM_NEWADDR, with IFA_F_NOPREFIXROUTE: the route to its own network is one of NetworkConfig::routes, or was taken
+// away.
 struct Address {
   uint32_t link = 0;
   IpAddress local;
@@ -42,7 +43,6 @@ struct Address {
   std::optional<IpAddress> peer;       // IFA_ADDRESS where it differs from IFA_LOCAL
   std::optional<IpAddress> broadcast;  // IFA_BROADCAST
   uint8_t scope = 0;                   // RT_SCOPE_*
-  bool no_prefix_route = false;        // IFA_F_NOPREFIXROUTE
   friend bool operator==(const Address&, const Address&) = default;
 };
 
@@ -51,7 +51,7 @@ struct NextHop {
   std::optional<uint32_t> link;      // none: an unreachable, blackhole, prohibit or throw route
   std::optional<IpAddress> gateway;  // RTA_GATEWAY, or RTA_VIA where the family differs
   bool onlink = false;               // RTNH_F_ONLINK
-  uint8_t weight = 1;                // of a multipath route
+  uint16_t weight = 1;               // of a multipath route, 1 to 256
   friend bool operator==(const NextHop&, const NextHop&) = default;
 };
 

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "netplumb/redirect.h"
+
+#include <arpa/inet.h>
+#include <linux/if_ether.h>
+#include <linux/pkt_cls.h>
+#include <linux/pkt_sched.h>
+#include <linux/rtnetlink.h>
+#include <linux/tc_act/tc_mirred.h>
+
+#include <array>
+#include <cstring>
+
+namespace granary::netplumb {
+namespace {
+
+constexpr int kLoopback = 1;  // the index of lo, in every namespace
+constexpr uint16_t kCreate = NLM_F_CREATE | NLM_F_EXCL;
+constexpr uint32_t kIngress = TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS);
+constexpr uint32_t kEgress = TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS);
+
+tcmsg qdisc_of(uint32_t index) {
+  tcmsg header{};
+  header.tcm_family = AF_UNSPEC;
+  header.tcm_ifindex = static_cast<int>(index);
+  header.tcm_handle = TC_H_MAKE(TC_H_CLSACT, 0U);
+  header.tcm_parent = TC_H_CLSACT;
+  return header;
+}
+
+void put_redirect(Request& options, int index) {
+  options.nest(TCA_U32_ACT, [&](Request& actions) {
+    actions.nest(1, [&](Request& action) {
+      action.put_text(TCA_ACT_KIND, "mirred");
+      action.nest(TCA_ACT_OPTIONS, [&](Request& mirred) {
+        tc_mirred parameters{};
+        parameters.action = TC_ACT_STOLEN;
+        parameters.eaction = TCA_EGRESS_REDIR;
+        parameters.ifindex = static_cast<uint32_t>(index);
+        mirred.put_value(TCA_MIRRED_PARMS, parameters);
+      });
+    });
+  });
+}
+
+// A u32 filter that matches everything, or everything that came in at `indev`. `redirect_to` 0: it passes.
+Request filter(uint32_t index, uint32_t parent, uint32_t priority, const std::string& indev, int redirect_to) {
+  tcmsg header{};
+  header.tcm_family = AF_UNSPEC;
+  header.tcm_ifindex = static_cast<int>(index);
+  header.tcm_parent = parent;
+  header.tcm_info = TC_H_MAKE(priority << 16, static_cast<uint32_t>(htons(ETH_P_ALL)));
+  Request request(RTM_NEWTFILTER, kCreate, header);
+  request.put_text(TCA_KIND, "u32");
+  request.nest(TCA_OPTIONS, [&](Request& options) {
+    tc_u32_sel selector{};
+    selector.flags = TC_U32_TERMINAL;
+    selector.nkeys = 1;
+    std::array<uint8_t, sizeof(tc_u32_sel) + sizeof(tc_u32_key)> all{};  // its one key: no bit is compared
+    std::memcpy(all.data(), &selector, sizeof(selector));
+    options.put(TCA_U32_SEL, all);
+    if (!indev.empty()) options.put_text(TCA_U32_INDEV, indev);
+    if (redirect_to != 0) put_redirect(options, redirect_to);
+  });
+  return request;
+}
+
+void add(Requests& into, Request request, std::string what) {
+  into.requests.push_back(std::move(request));
+  into.whats.push_back(std::move(what));
+}
+
+}  // namespace
+
+void add_redirect(Requests& into, const Port& from, const Port& to) {
+  Request qdisc(RTM_NEWQDISC, kCreate, qdisc_of(from.index));
+  qdisc.put_text(TCA_KIND, "clsact");
+  add(into, std::move(qdisc), from.name + ": add a clsact qdisc (kernel module sch_ingress)");
+  add(into, filter(from.index, kIngress, 1, "", static_cast<int>(to.index)),
+      from.name + ": redirect to " + to.name + " (kernel modules cls_u32, act_mirred)");
+  add(into, filter(from.index, kEgress, 1, to.name, 0), from.name + ": pass what comes from " + to.name);
+  add(into, filter(from.index, kEgress, 2, "", kLoopback),
+      from.name + ": keep back what the namespace sends by itself");
+}
+
+void add_removal(Requests& into, const Port& from) {
+  add(into, Request(RTM_DELQDISC, 0, qdisc_of(from.index)), from.name + ": remove the clsact qdisc");
+}
+
+}  // namespace granary::netplumb

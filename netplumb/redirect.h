@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Of this room only, as netlink.h is.
+
+#include <string>
+#include <vector>
+
+#include "netplumb/netlink.h"
+
+namespace granary::netplumb {
+
+// One end of a redirection.
+struct Port {
+  uint32_t index = 0;
+  std::string name;
+};
+
+// What makes every frame that arrives at `from` leave at `to`, and lets nothing leave at `from` but what arrived at
+// `to`: a clsact qdisc with u32 filters that match everything (tc-u32(8)) and mirred actions (tc-mirred(8)).
+//
+//   ingress  everything: stolen, out at `to`. The namespace's own stack sees no frame, so it answers none.
+//   egress   came in at `to` (indev): passes. Anything else is from the namespace's own stack (router solicitations,
+//   duplicate
+//            address detection, MLD, ARP) and ends in the loopback device, which takes nothing that is not addressed to
+//            it.
+struct Requests {
+  std::vector<Request> requests;
+  std::vector<std::string> whats;  // for errors
+};
+void add_redirect(Requests& into, const Port& from, const Port& to);
+// Takes all of that away.
+void add_removal(Requests& into, const Port& from);
+
+}  // namespace granary::netplumb
