@@ -36,6 +36,8 @@ std::vector<RowSpec> vmm_rows(Lab* lab, const Settings& settings);
 std::vector<RowSpec> agent_rows(const Settings& settings);
 // Rows about pods' cgroups; the first needs the lab.
 std::vector<RowSpec> cgroup_rows(Lab* lab, const Settings& settings);
+// Rows about pods' networks.
+std::vector<RowSpec> net_rows(const Settings& settings);
 // Rows about many callers and many clones.
 std::vector<RowSpec> pool_rows(const Settings& settings);
 
