@@ -79,6 +79,27 @@ bool exists(const std::string& path) {
   return ::stat(path.c_str(), &info) == 0;
 }
 
+// Whether a VMM could live below an owner's group: asked before a clone is taken for it.
+Status check_owner(const std::string& group, bool v2) {
+  const std::string what = "cgroup_parent: cgroup " + group;
+  if (const auto found = open_file(group, O_RDONLY | O_DIRECTORY); !found) {
+    return Error(found.error().code(), what + "; give one that is there, such as the kubelet makes for a pod");
+  }
+  if (::faccessat(AT_FDCWD, group.c_str(), W_OK, AT_EACCESS) != 0) {
+    return Error::last_os_error(what + "; in a container, mount the host's /sys/fs/cgroup writable");
+  }
+  if (!v2) return ok();
+  const std::string type = GRANARY_TRY(read_file(group + "/cgroup.type"));
+  if (type != "domain\n") {
+    return Error(Errc::kNotSupported,
+                 what + " is of type \"" + type.substr(0, type.find('\n')) +
+                     "\", where memory is charged to no group below it; give one of type \"domain\"");
+  }
+  if (GRANARY_TRY(read_file(group + "/cgroup.controllers")).find("memory") != std::string::npos) return ok();
+  return Error(Errc::kNotSupported,
+               what + " has no memory controller; enable it in its parent's cgroup.subtree_control");
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Cgroups>> Cgroups::open(const std::string& parent) {
@@ -139,21 +160,13 @@ std::string Cgroups::memory_file(const std::string& path, const char* v2, const 
 
 Result<std::string> Cgroups::find_pod(const std::string& cgroup_parent) const {
   std::string path = GRANARY_TRY(parse_cgroup_parent(cgroup_parent));
-  for (const std::string& mount : mounts_) {
-    if (!exists(mount + path)) return Error::from_errno(ENOENT, "cgroup_parent: cgroup " + mount + path);
-  }
+  for (const std::string& mount : mounts_) GRANARY_TRY(check_owner(mount + path, version_ == Version::kV2));
   return path;
 }
 
-// Not with libcgroup, which would make a pod's group anew that has gone meanwhile.
+// Not with libcgroup, which would make a pod's group anew that has gone meanwhile. On v2 no controller is enabled for
+// it: the pod's own group is charged, and the pod may have processes of its own.
 Status Cgroups::make_owners_group(const std::string& path) {
-  const std::string above = mount_ + "/" + path.substr(0, path.rfind('/'));
-  if (version_ == Version::kV2) {
-    for (const std::string& controller : controllers_) {
-      GRANARY_TRY(write_control(above + "/cgroup.subtree_control", "+" + controller,
-                                "enable the " + controller + " controller in cgroup " + above));
-    }
-  }
   for (const std::string& mount : mounts_) {
     const std::string group = mount + "/" + path;
     if (::mkdir(group.c_str(), 0755) != 0 && errno != EEXIST) return Error::last_os_error("create cgroup " + group);
@@ -242,14 +255,17 @@ Result<bool> Cgroups::remove(const std::string& name) {
   }
   const std::lock_guard lock(mutex_);
   const std::string path = path_of(name);
-  if (!exists(mount_ + "/" + path)) return false;
-  GRANARY_TRY(check_empty(path));
-  // On v2 the controllers share one directory, and libcgroup would remove it once for each.
-  const Group group =
-      GRANARY_TRY(describe(path, version_ == Version::kV2 ? std::vector{controllers_.front()} : controllers_));
-  const int code = ::cgroup_delete_cgroup_ext(group.get(), CGFLAG_DELETE_EMPTY_ONLY);
-  if (code != 0) return cgroup_error(code, "remove cgroup " + mount_ + "/" + path);
-  return true;
+  bool removed = false;
+  for (const std::string& mount : mounts_) {
+    if (::rmdir((mount + "/" + path).c_str()) == 0) {
+      removed = true;
+    } else if (errno != ENOENT) {
+      const Error failed = Error::last_os_error("remove cgroup " + mount + "/" + path);
+      if (failed.is_errno(EBUSY)) GRANARY_TRY(check_empty(path));
+      return failed;
+    }
+  }
+  return removed;
 }
 
 bool Cgroups::if_alone(const std::function<void()>& action) {

@@ -34,8 +34,9 @@ class Cgroups {
 
   [[nodiscard]] Version version() const { return version_; }
 
-  // The path of a pod's cgroup, from what the caller gave (cgroup_path.h). kInvalidArgument for what is none; ENOENT
-  // when there is no such group in one of the hierarchies.
+  // The path of a pod's cgroup, from what the caller gave (cgroup_path.h), and that a VMM can live below it.
+  // kInvalidArgument for what is no path; ENOENT and ENOTDIR when there is no such group in one of the hierarchies;
+  // EACCES and EROFS when no group can be made in it; kNotSupported without the memory controller, or threaded (v2).
   [[nodiscard]] Result<std::string> find_pod(const std::string& cgroup_parent) const;
 
   // Makes the group, or takes the one that is there. On v2 the open directory, for clone3(CLONE_INTO_CGROUP); on v1,

@@ -4,12 +4,14 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "vmpool/base/units.h"
@@ -45,6 +47,13 @@ class CgroupTest : public testing::Test {
     auto pods = Cgroups::open(pod_.substr(1));
     ASSERT_TRUE(pods) << pods.error().message();
     pods_ = *std::move(pods);
+  }
+  // In the hierarchy that is used last.
+  [[nodiscard]] std::string last_folder(const std::string& path) const {
+    return (groups_->version() == Cgroups::Version::kV1 ? "/sys/fs/cgroup/cpu" : "/sys/fs/cgroup") + path;
+  }
+  static bool write_file(const std::string& path, const std::string& text) {
+    return bool(std::ofstream(path) << text << std::flush);
   }
   const std::string parent_ = "granary-test-" + std::to_string(getpid()) + ".slice/pool";
   const std::string pod_ = "/granary-test-" + std::to_string(getpid()) + "-pods/pod1";
@@ -186,7 +195,7 @@ TEST_F(CgroupTest, WhatIsTouchedAfterTheMoveIsTheOwners) {
   eater.eat();
   eater.eat();
   EXPECT_TRUE(groups_->contains(own));
-  EXPECT_GE(*groups_->memory_bytes(own), 2 * Eater::kBite);
+  EXPECT_GE(*groups_->memory_bytes(*pod), 2 * Eater::kBite);
   EXPECT_GE(*groups_->memory_bytes("clone-x"), Eater::kBite);
   EXPECT_LT(*groups_->memory_bytes("clone-x"), 2 * Eater::kBite);
   EXPECT_FALSE(groups_->remove(own)) << "a process is in it";
@@ -216,6 +225,7 @@ TEST_F(CgroupTest, BelowASliceItIsAScopeOfSystemds) {
   ASSERT_TRUE(moved) << moved.error().message();
   EXPECT_THAT(*read_file("/proc/" + std::to_string(eater.pid()) + "/cgroup"), testing::HasSubstr(own + ".scope"));
   EXPECT_EQ(std::system("systemctl is-active --quiet granary-x.scope"), 0);
+  EXPECT_EQ(std::system("[ $(systemctl show -P CollectMode granary-x.scope) = inactive-or-failed ]"), 0);
   eater.eat();
   EXPECT_GE(*groups_->memory_bytes(own), Eater::kBite);
   const auto twice = groups_->add(own, eater.pid());
@@ -237,6 +247,53 @@ TEST_F(CgroupTest, APodsGroupIsNeverMade) {
   EXPECT_TRUE(made.error().is_errno(ENOENT)) << made.error().message();
   EXPECT_FALSE(groups_->contains("/granary-test-none"));
   EXPECT_FALSE(*groups_->remove("/granary-test-none/pod1/granary-x"));
+}
+
+TEST_F(CgroupTest, APodThatGoesMeanwhileLeavesNothingInAnyHierarchy) {
+  ASSERT_NO_FATAL_FAILURE(make_pod());
+  const std::string own = pod_ + "/granary-x";
+  ASSERT_EQ(rmdir(last_folder(pod_).c_str()), 0);
+  const auto made = groups_->create(own);
+  ASSERT_FALSE(made);
+  EXPECT_TRUE(made.error().is_errno(ENOENT)) << made.error().message();
+  EXPECT_THAT(made.error().message(), testing::HasSubstr(last_folder(own)));
+  const auto removed = groups_->remove(own);
+  ASSERT_TRUE(removed) << removed.error().message();
+  EXPECT_EQ(*removed, groups_->version() == Cgroups::Version::kV1) << "made in the others";
+  EXPECT_FALSE(groups_->contains(own));
+  ASSERT_EQ(mkdir(last_folder(pod_).c_str(), 0755), 0);
+}
+
+TEST_F(CgroupTest, APodWithProcessesOfItsOwnServes) {
+  ASSERT_NO_FATAL_FAILURE(make_pod());
+  const std::string own = pod_ + "/granary-x";
+  Sleeper pods;
+  Sleeper vmm;
+  ASSERT_TRUE(groups_->add(pod_, pods.pid()));
+  ASSERT_TRUE(groups_->find_pod(pod_));
+  ASSERT_TRUE(groups_->create(own));
+  const auto moved = groups_->add(own, vmm.pid());
+  ASSERT_TRUE(moved) << moved.error().message();
+  vmm.end();
+  EXPECT_TRUE(groups_->remove(own));
+}
+
+TEST_F(CgroupTest, WhatIsNoGroupOrHasNoMemoryControllerIsRefusedWithARemedy) {
+  ASSERT_NO_FATAL_FAILURE(make_pod());
+  const auto refused = [&](const std::string& parent) {
+    const auto found = groups_->find_pod(parent);
+    return found ? "found" : found.error().message();
+  };
+  EXPECT_THAT(refused(pod_ + "/cgroup.procs"), testing::HasSubstr("give one that is there"));
+  if (groups_->version() == Cgroups::Version::kV1) return;  // there each controller has a hierarchy
+  const std::string below = pod_ + "/a";
+  ASSERT_EQ(mkdir(last_folder(below).c_str(), 0755), 0);
+  EXPECT_THAT(refused(below), testing::HasSubstr("/a has no memory controller; enable it in its parent's"));
+  ASSERT_TRUE(write_file(last_folder(below) + "/cgroup.type", "threaded"));
+  EXPECT_THAT(refused(below), testing::HasSubstr("/a is of type \"threaded\""));
+  EXPECT_THAT(refused(pod_), testing::HasSubstr("/pod1 is of type \"domain threaded\""));
+  ASSERT_EQ(rmdir(last_folder(below).c_str()), 0);
+  EXPECT_EQ(refused(pod_), "found");
 }
 
 TEST_F(CgroupTest, ALimitIsLoweredOnlyOnceLessIsUsed) {

@@ -2,10 +2,11 @@
 #include "agent/systemd_scope.h"
 
 #include <systemd/sd-bus.h>
-#include <systemd/sd-daemon.h>
 
 #include <chrono>
 #include <memory>
+
+#include "vmpool/base/fd.h"
 
 namespace granary::agent {
 namespace {
@@ -47,9 +48,12 @@ int on_job_removed(sd_bus_message* message, void* ended, sd_bus_error* /*error*/
 int fill(sd_bus_message* call, const std::string& slice, const std::string& scope, int32_t pid) {
   int done = ::sd_bus_message_append(call, "ss", scope.c_str(), "fail");
   if (done >= 0) {
-    done = ::sd_bus_message_append(call, "a(sv)", 7, "Description", "s", "Granary microVM", "Slice", "s", slice.c_str(),
-                                   "Delegate", "b", 1, "MemoryAccounting", "b", 1, "CPUAccounting", "b", 1,
-                                   "TasksAccounting", "b", 1, "PIDs", "au", 1, static_cast<uint32_t>(pid));
+    // As for a container's scope: none stays as "failed" after a kill for want of memory, and a node that shuts down
+    // leaves it to the kubelet to end its pods.
+    done = ::sd_bus_message_append(call, "a(sv)", 9, "Description", "s", "Granary microVM", "Slice", "s", slice.c_str(),
+                                   "CollectMode", "s", "inactive-or-failed", "DefaultDependencies", "b", 0, "Delegate",
+                                   "b", 1, "MemoryAccounting", "b", 1, "CPUAccounting", "b", 1, "TasksAccounting", "b",
+                                   1, "PIDs", "au", 1, static_cast<uint32_t>(pid));
   }
   if (done >= 0) done = ::sd_bus_message_append(call, "a(sa(sv))", 0);
   return done;
@@ -61,7 +65,8 @@ class Call {
 
   Status run(const std::string& slice, int32_t pid) {
     sd_bus* bus = nullptr;
-    GRANARY_TRY(check(::sd_bus_open_system(&bus), "connect to the system bus"));
+    GRANARY_TRY(
+        check(::sd_bus_open_system(&bus), "connect to the system bus (in a container, mount the host's /run/dbus)"));
     bus_.reset(bus);
     ::sd_bus_set_method_call_timeout(bus, static_cast<uint64_t>(kLimit.count()));
     sd_bus_slot* slot = nullptr;
@@ -113,7 +118,11 @@ class Call {
 
 }  // namespace
 
-bool systemd_runs() { return ::sd_booted() > 0; }
+// Not sd_booted(), whose folder a container with the host's processes and bus does not see.
+bool systemd_runs() {
+  const auto first = read_file("/proc/1/comm");
+  return first && *first == "systemd\n";
+}
 
 Status start_scope(const std::string& slice, const std::string& scope, int32_t pid) {
   return Call(scope).run(slice, pid);

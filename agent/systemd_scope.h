@@ -8,7 +8,7 @@
 
 namespace granary::agent {
 
-// Whether systemd runs this host.
+// Whether systemd is process 1 here; in a container, the host's if it has the host's processes.
 bool systemd_runs();
 
 // Has systemd make a delegated scope below `slice` and move the process there; returns once that is done. The scope

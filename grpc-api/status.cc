@@ -69,8 +69,8 @@ Errc code_of(grpc::StatusCode code) {
 
 // What the caller named is missing, taken or not permitted: for the caller to set right.
 bool is_precondition(const Error& error) {
-  return error.is_errno(EBUSY) || error.is_errno(ENOENT) || error.is_errno(EACCES) || error.is_errno(EPERM) ||
-         error.is_errno(EROFS);
+  return error.is_errno(EBUSY) || error.is_errno(ENOENT) || error.is_errno(ENODEV) || error.is_errno(ENOTDIR) ||
+         error.is_errno(EACCES) || error.is_errno(EPERM) || error.is_errno(EROFS);
 }
 
 std::optional<Error> from_details(const std::string& bytes) {

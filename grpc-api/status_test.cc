@@ -44,7 +44,7 @@ INSTANTIATE_TEST_SUITE_P(All, StatusMapping,
                                          Mapping{Errc::kGuestProtocol, grpc::StatusCode::INTERNAL}));
 
 TEST(StatusTest, WhatTheCallerCanSetRightIsAPrecondition) {
-  for (const int number : {EBUSY, ENOENT, EACCES, EPERM, EROFS}) {
+  for (const int number : {EBUSY, ENOENT, ENODEV, ENOTDIR, EACCES, EPERM, EROFS}) {
     EXPECT_EQ(to_grpc(Error::from_errno(number, "disk")).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   }
   EXPECT_EQ(to_grpc(Error::from_errno(EIO, "disk")).error_code(), grpc::StatusCode::INTERNAL);

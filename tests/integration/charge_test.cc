@@ -109,6 +109,11 @@ TEST_F(ChargeTest, HostileAndMissingGroupsCostNoClone) {
   for (const std::string& missing : {pod_.path() + "/none", std::string("kubepods-none-pod1.slice:cri-containerd:x")}) {
     EXPECT_THAT(acquire("me", missing).errors, AllOf(HasSubstr("cgroup_parent"), HasSubstr("No such file")));
   }
+  EXPECT_THAT(acquire("me", pod_.path() + "/cgroup.procs").errors, HasSubstr("give one that is there"));
+  ASSERT_TRUE(pod_.make_read_only());
+  const Outcome refused = acquire("me", pod_.path());
+  pod_.make_writable();
+  EXPECT_THAT(refused.errors, AllOf(HasSubstr(pod_.path()), HasSubstr("mount the host's /sys/fs/cgroup writable")));
   EXPECT_EQ(pool()["reclaimed"], "0");
   expect_no_differences();
 }

@@ -93,6 +93,14 @@ void TestPod::limit_memory(uint64_t bytes) const {
   std::ofstream(memory_file(path_, "memory.max", "memory.limit_in_bytes")) << bytes;
 }
 
+bool TestPod::make_read_only() const {
+  const std::string pod = mounts_.front() + path_;
+  return ::mount(pod.c_str(), pod.c_str(), nullptr, MS_BIND, nullptr) == 0 &&
+         ::mount(nullptr, pod.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr) == 0;
+}
+
+void TestPod::make_writable() const { ::umount2((mounts_.front() + path_).c_str(), MNT_DETACH); }
+
 OwnCgroups::OwnCgroups() : name_("granary-test-" + std::to_string(::getpid()) + "-root") {
   if (::unshare(CLONE_NEWNS) != 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return;
   std::error_code code;

@@ -26,6 +26,10 @@ class TestPod {
   [[nodiscard]] uint64_t memory_bytes(const std::string& path) const;
   [[nodiscard]] uint64_t memory_limit(const std::string& path) const;  // 0: none
   void limit_memory(uint64_t bytes) const;
+  // As in a container with a read-only /sys/fs/cgroup; for whoever is in this mount namespace, which is OwnCgroups'
+  // one.
+  [[nodiscard]] bool make_read_only() const;
+  void make_writable() const;
 
  private:
   [[nodiscard]] std::string memory_file(const std::string& path, const char* v2, const char* v1) const;
