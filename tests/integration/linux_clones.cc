@@ -49,7 +49,7 @@ Result<std::shared_ptr<pool::Clone>> LinuxClones::bare_clone() {
     GRANARY_TRY(clone->restore(content));
     GRANARY_TRY(clone->probe(std::chrono::seconds(60)));
     GRANARY_TRY(clone->park());
-    (void)GRANARY_TRY(clone->hand_over("bare", std::chrono::seconds(60)));
+    (void)GRANARY_TRY(clone->hand_over("bare", nullptr, std::chrono::seconds(60)));
     return ok();
   };
   if (const Status up = bring_up(); !up) {

@@ -2,12 +2,14 @@
 // The net device under Linux's own driver, with real taps in a network namespace of the test's own.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/rtnetlink.h>
 #include <unistd.h>
 
 #include <thread>
 
 #include "tests/integration/linux_clones.h"
 #include "tests/integration/test_network.h"
+#include "vmpool/guest/guest.pb.h"
 #include "vmpool/pool/sha256.h"
 
 namespace granary::integration {
@@ -34,6 +36,36 @@ LinuxClones* const clones =
 std::string carrier_of(const std::string& link) { return "[ $(cat /sys/class/net/" + link + "/carrier) = 1 ]"; }
 std::string guest_up() { return "set -e\nip link set eth0 up\nip addr add " + kGuest + "/24 dev eth0\n"; }
 
+guest::v1::Network network() {
+  const std::string guest("\x0a\x4d\0\x02", 4);
+  const std::string host("\x0a\x4d\0\x01", 4);
+  guest::v1::Network network;
+  guest::v1::Link& link = *network.add_links();
+  link.set_name("pod0");
+  link.set_mac(std::string("\x02\x47\0\0\0\x01", 6));
+  link.set_mtu(1400);
+  guest::v1::Address& v4 = *network.add_addresses();
+  v4.set_local(guest);
+  v4.set_prefix_length(24);
+  guest::v1::Address& v6 = *network.add_addresses();
+  v6.set_local(std::string("\xfd\x77\0\0\0\0\0\0\0\0\0\0\0\0\0\x02", 16));
+  v6.set_prefix_length(64);
+  for (const bool with_gateway : {false, true}) {
+    guest::v1::Route& route = *network.add_routes();
+    route.mutable_destination()->set_address(with_gateway ? std::string(4, '\0') : std::string("\x0a\x4d\0\0", 4));
+    route.mutable_destination()->set_length(with_gateway ? 0 : 24);
+    route.set_table(RT_TABLE_MAIN);
+    route.set_type(RTN_UNICAST);
+    route.set_protocol(RTPROT_STATIC);
+    route.set_scope(with_gateway ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK);
+    guest::v1::NextHop& hop = *route.add_next_hops();
+    hop.set_link(0);
+    hop.set_weight(1);
+    if (with_gateway) hop.set_gateway(host);
+  }
+  return network;
+}
+
 std::string noise(size_t bytes) {
   std::string text(bytes, '\0');
   uint32_t state = 1;
@@ -54,8 +86,9 @@ class NetLinuxTest : public testing::Test {
     if (!id_.empty()) release();
   }
   // The tap becomes the clone's alone.
-  void take() {
+  void take(std::optional<guest::v1::Network> network = {}) {
     pool::Attachments attachments;
+    if (network) attachments.network = std::make_shared<guest::v1::Network>(*std::move(network));
     attachments.taps.push_back(std::move(tap_));
     const Result<pool::CloneInfo> clone = clones->pool().acquire({}, in_time(), attachments);
     ASSERT_TRUE(clone) << clone.error().message();
@@ -86,6 +119,46 @@ TEST_F(NetLinuxTest, PingsBothWaysAndLeavesNoTap) {
   EXPECT_TRUE(interface_running(kTap));
   release();
   EXPECT_FALSE(interface_exists(kTap));
+}
+
+TEST_F(NetLinuxTest, IsConfiguredBeforeItIsHandedOver) {
+  take(network());
+  const CommandEnd guest = run("set -e\nping -c 1 -w 120 " + kHost +
+                               " >/dev/null\ncat /sys/class/net/pod0/address /sys/class/net/pod0/mtu\n"
+                               "ip -4 addr show pod0; ip -6 addr show pod0; ip route; ip neigh");
+  EXPECT_EQ(guest.status, 0) << guest.output;
+  EXPECT_THAT(guest.output, HasSubstr("02:47:00:00:00:01\n1400\n"));
+  EXPECT_THAT(guest.output, HasSubstr("inet " + kGuest + "/24"));
+  EXPECT_THAT(guest.output, HasSubstr("inet6 fd77::2/64"));
+  EXPECT_THAT(guest.output, HasSubstr("default via " + kHost + " dev pod0"));
+  EXPECT_TRUE(ping(kGuest, "from the host"));
+  const Result<Fd> listener = listen_on(kHost, 5001);
+  ASSERT_TRUE(listener) << listener.error().message();
+  CommandEnd end;
+  std::string line(6, '\0');
+  {
+    const std::jthread talk([&] { end = run("echo hello | nc -w 60 " + kHost + " 5001"); });
+    const Result<Fd> connection = accept_one(*listener);
+    ASSERT_TRUE(connection) << connection.error().message();
+    EXPECT_EQ(::read(connection->get(), line.data(), line.size()), 6);
+    EXPECT_TRUE(write_all(connection->get(), std::as_bytes(std::span("world\n", 6))));
+  }
+  EXPECT_EQ(line, "hello\n");
+  EXPECT_EQ(end.output, "world\n");
+}
+
+TEST_F(NetLinuxTest, ANetworkThatTheKernelRefusesEndsTheClone) {
+  const uint64_t reclaimed = clones->pool().status().reclaimed;
+  guest::v1::Network bad = network();
+  bad.mutable_routes(1)->mutable_next_hops(0)->set_gateway(std::string("\xc0\0\x02\x01", 4));
+  pool::Attachments attachments;
+  attachments.taps.push_back(std::move(tap_));
+  attachments.network = std::make_shared<guest::v1::Network>(bad);
+  const Result<pool::CloneInfo> clone = clones->pool().acquire({}, in_time(), attachments);
+  ASSERT_FALSE(clone);
+  EXPECT_THAT(clone.error().message(),
+              HasSubstr("network: route 0.0.0.0/0 of table 254 (Nexthop has invalid gateway)"));
+  EXPECT_EQ(clones->pool().status().reclaimed, reclaimed + 1);
 }
 
 TEST_F(NetLinuxTest, ARunningGuestSeesTheLinkComeUp) {

@@ -131,12 +131,12 @@ TEST_F(ClientsTest, IdentityOnTheProbesConnection) {
   ASSERT_TRUE(guest->probe(soon()));
   const Uuid uuid = *random_uuid();
   EXPECT_EQ(to_text(uuid).size(), 36U);
-  ASSERT_TRUE(guest->send_identity(uuid, "host", soon()));
+  ASSERT_TRUE(guest->send_identity(uuid, "host", nullptr, soon()));
   const Result<AppliedIdentity> applied = guest->identity_applied(uuid, soon());
   ASSERT_TRUE(applied) << applied.error().message();
   EXPECT_EQ(applied->boot_id, "fake-boot-id");
   bench.set_behaviour("fail-identity");
-  ASSERT_TRUE(guest->send_identity(uuid, "host", soon()));
+  ASSERT_TRUE(guest->send_identity(uuid, "host", nullptr, soon()));
   EXPECT_TRUE(guest->identity_applied(uuid, soon()).error().is(Errc::kIdentityFailed));
   bench.set_behaviour("silent-probe");
   EXPECT_TRUE(guest->probe(shortly()).error().is(Errc::kGuestUnresponsive));

@@ -115,11 +115,12 @@ Result<uint64_t> Clone::move_below(const std::string& cgroup_parent) {
   return measured_bytes_.load();
 }
 
-Result<AppliedIdentity> Clone::hand_over(const std::string& hostname, std::chrono::milliseconds timeout) {
+Result<AppliedIdentity> Clone::hand_over(const std::string& hostname, const guest::v1::Network* network,
+                                         std::chrono::milliseconds timeout) {
   if (!guest_) return Error(Errc::kIdentityFailed, "clone " + id_ + " was never probed");
   const SteadyTime deadline = SteadyClock::now() + timeout;
   // Before the guest runs: it finds the request when it wakes up, and nobody waits for one after the other.
-  GRANARY_TRY(guest_->send_identity(uuid_, hostname, deadline));
+  GRANARY_TRY(guest_->send_identity(uuid_, hostname, network, deadline));
   GRANARY_TRY(vmm_->unpark());
   flight_.note("unparked");
   const AppliedIdentity applied = GRANARY_TRY(guest_->identity_applied(uuid_, deadline));

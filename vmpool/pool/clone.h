@@ -55,7 +55,8 @@ class Clone {
   Status stay(uint64_t bytes) { return tools_.groups.reserve(group_, bytes); }
   // Unparks and applies the identity on the probe's connection, which is closed after it. Fail-closed: after an error
   // the clone must be destroyed.
-  Result<AppliedIdentity> hand_over(const std::string& hostname, std::chrono::milliseconds timeout);
+  Result<AppliedIdentity> hand_over(const std::string& hostname, const guest::v1::Network* network,
+                                    std::chrono::milliseconds timeout);
   // Gives the VM to the spawner that came after the one which started it.
   Status entrust();
   void close_guest_connection() { guest_.reset(); }

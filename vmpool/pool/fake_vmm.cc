@@ -7,6 +7,7 @@
 //   snapshot wrong-nonce            probe answered by another one  error-at-STEP  the same steps answered by kError
 //   silent-probe           probe never answered           fail-identity  Failure; silent-identity  never answered
 //   (attach is such a step, too)  other-uuid, slow-clock, fast-clock  a wrong acknowledgement; garbage-identity  noise
+//   refuse-network         Failure of the kind NETWORK
 //   garbage-control        kRestore answered by noise     open-vsock     reports one open connection for ever
 #include <fcntl.h>
 #include <sys/epoll.h>
@@ -234,7 +235,13 @@ class FakeVmm {
       if (is("fail-identity")) {
         answer.mutable_failure()->set_kind(wire::Failure::IDENTITY);
         answer.mutable_failure()->set_message("fake cannot set the clock");
+      } else if (is("refuse-network") && request.identity().has_network()) {
+        answer.mutable_failure()->set_kind(wire::Failure::NETWORK);
+        answer.mutable_failure()->set_message("fake refuses its network");
       } else {
+        if (request.identity().has_network()) {
+          note("network " + std::to_string(request.identity().network().links_size()) + " links");
+        }
         answer = identity_applied(request.identity());
       }
     } else {

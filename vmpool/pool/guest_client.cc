@@ -109,7 +109,8 @@ Status GuestClient::probe(SteadyTime deadline) {
   return ok();
 }
 
-Status GuestClient::send_identity(const Uuid& clone_uuid, const std::string& hostname, SteadyTime deadline) {
+Status GuestClient::send_identity(const Uuid& clone_uuid, const std::string& hostname, const wire::Network* network,
+                                  SteadyTime deadline) {
   std::array<uint8_t, kEntropyBytes> entropy;
   std::array<uint8_t, 16> machine_id;
   GRANARY_TRY(fill_random(entropy));
@@ -120,6 +121,7 @@ Status GuestClient::send_identity(const Uuid& clone_uuid, const std::string& hos
   identity.set_entropy(entropy.data(), entropy.size());
   identity.set_hostname(hostname);
   identity.set_machine_id(machine_id.data(), machine_id.size());
+  if (network != nullptr) *identity.mutable_network() = *network;
   identity_sent_ns_ = realtime_now_ns();
   identity.set_realtime_ns(identity_sent_ns_);
   return in_words(connection_.send(request, deadline), "identity");
@@ -128,7 +130,10 @@ Status GuestClient::send_identity(const Uuid& clone_uuid, const std::string& hos
 Result<AppliedIdentity> GuestClient::identity_applied(const Uuid& clone_uuid, SteadyTime deadline) {
   wire::Reply reply;
   GRANARY_TRY(in_words(connection_.receive(reply, deadline), "identity"));
-  if (reply.has_failure()) return Error(Errc::kIdentityFailed, reply.failure().message().substr(0, 256));
+  if (reply.has_failure()) {
+    const bool refused = reply.failure().kind() == wire::Failure::NETWORK;
+    return Error(refused ? Errc::kInvalidArgument : Errc::kIdentityFailed, reply.failure().message().substr(0, 256));
+  }
   if (!reply.has_identity_applied()) return Error(Errc::kGuestProtocol, "identity: the answer is not IdentityApplied");
   const wire::IdentityApplied& applied = reply.identity_applied();
   if (!std::ranges::equal(applied.clone_uuid(), clone_uuid, {}, [](char c) { return static_cast<uint8_t>(c); })) {

@@ -8,6 +8,10 @@
 #include "vmpool/base/machine_layout.h"
 #include "vmpool/pool/guest_connection.h"
 
+namespace granary::guest::v1 {
+class Network;
+}
+
 namespace granary::pool {
 
 using Uuid = std::array<uint8_t, 16>;
@@ -36,11 +40,13 @@ class GuestClient {
 
   // Answered with our nonce and protocol version 1.
   Status probe(SteadyTime deadline);
-  // Fresh entropy, the host's clock, `hostname`, the UUID and a machine id of its own: sent, to a guest that may still
-  // be parked.
-  Status send_identity(const Uuid& clone_uuid, const std::string& hostname, SteadyTime deadline);
+  // Fresh entropy, the host's clock, `hostname`, the UUID and a machine id of its own, and (none: nullptr) what
+  // its cards are configured with: sent, to a guest that may still be parked.
+  Status send_identity(const Uuid& clone_uuid, const std::string& hostname, const guest::v1::Network* network,
+                       SteadyTime deadline);
   // Its answer, to be asked for once after send_identity(). kIdentityFailed: the guest could not apply all of it (its
   // reason is the context), or its clock is more than kClockTolerance away from what ours showed meanwhile.
+  // kInvalidArgument: its kernel refused the network.
   Result<AppliedIdentity> identity_applied(const Uuid& clone_uuid, SteadyTime deadline);
 
  private:

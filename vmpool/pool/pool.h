@@ -13,6 +13,10 @@
 #include "vmpool/base/units.h"
 #include "vmpool/pool/observer.h"
 
+namespace granary::guest::v1 {
+class Network;
+}
+
 namespace granary::pool {
 
 class SpawnerClient;
@@ -94,6 +98,8 @@ struct Attachments {
   // A cgroup of the owner's, as CloneGroups takes it ("/kubepods/pod1234"): before the guest runs again the VMM moves into a
   // group of its own below it. Empty: it stays where it is.
   std::string cgroup_parent = {};
+  // What the guest configures its cards with before its identity is acknowledged; none: they stay down.
+  std::shared_ptr<const guest::v1::Network> network = {};
 };
 
 // Facts about an acquired clone.
@@ -231,8 +237,9 @@ class Pool {
   // kShuttingDown once drain() was called.
   // The clone gets duplicates of `attachments` while it is still parked. kInvalidArgument when there are more than the shape
   // has slots, and the VMM's own error when it refuses one (a file of the wrong kind, a tap without IFF_VNET_HDR …): that
-  // clone is reclaimed and no other is tried; so it is when it cannot move to the owner's cgroup. A clone that fails with
-  // attachments is gone before another one gets them.
+  // clone is reclaimed and no other is tried; so it is when it cannot move to the owner's cgroup, or the guest refuses the
+  // network (kInvalidArgument, with what its kernel said). A clone that fails with attachments is gone before another one gets
+  // them.
   Result<CloneInfo> acquire(const IdentityRequest& identity, SteadyTime deadline, const Attachments& attachments = {});
 
   // Ends the clone and proves that nothing is left: process reaped, cgroup removed, socket gone. True: was there; false:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
+#include "vmpool/guest/network_check.h"
 #include "vmpool/pool/pool_impl.h"
 
 namespace granary::pool {
@@ -40,7 +41,10 @@ Status Pool::Impl::check_slots(const Attachments& attachments) const {
                                              settings_.name + " have slots for " + std::to_string(slots));
   };
   GRANARY_TRY(fits(attachments.disks.size(), settings_.shape.devices.block_slots, "disks"));
-  return fits(attachments.taps.size(), settings_.shape.devices.net_slots, "taps");
+  GRANARY_TRY(fits(attachments.taps.size(), settings_.shape.devices.net_slots, "taps"));
+  if (!attachments.network) return ok();
+  GRANARY_TRY(fits(static_cast<size_t>(attachments.network->links_size()), settings_.shape.devices.net_slots, "links"));
+  return guest::check_network(*attachments.network);
 }
 
 Result<CloneInfo> Pool::Impl::acquire(const IdentityRequest& identity, SteadyTime deadline,
@@ -126,9 +130,7 @@ Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityReq
   const bool attaches = !attachments.disks.empty() || !attachments.taps.empty();
   if (const Status attached = clone->attach(attachments); !attached) {
     if (!is_refusal(attached.error())) return abandon(id, attached.error(), true);
-    std::unique_lock lock(mutex_);
-    discard(lock, id);
-    return attached.error();
+    return refuse(id, attached.error());
   }
   if (const Status charged = settle_charge(*clone, attachments.cgroup_parent); !charged) {
     if (clone->ended()) return abandon(id, {Errc::kVmmFailed, "before the hand-over"}, attaches);
@@ -139,7 +141,8 @@ Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityReq
   }
   const std::string hostname = identity.hostname.empty() ? "granary-" + id.substr(0, 8) : identity.hostname;
   const SteadyTime unparked = SteadyClock::now();
-  const Result<AppliedIdentity> applied = clone->hand_over(hostname, identity_timeout);
+  const Result<AppliedIdentity> applied = clone->hand_over(hostname, attachments.network.get(), identity_timeout);
+  if (!applied && applied.error().is(Errc::kInvalidArgument)) return refuse(id, applied.error());
   if (!applied) return abandon(id, applied.error(), attaches);
   measure_since(unparked, Measure::kIdentitySeconds);
   std::unique_lock lock(mutex_);
@@ -175,6 +178,13 @@ Status Pool::Impl::settle_charge(Clone& clone, const std::string& cgroup_parent)
   const std::lock_guard lock(mutex_);
   entries_.at(clone.id()).info.residue_bytes = residue;
   return ok();
+}
+
+// The caller's mistake, which every clone would refuse: this one may have a part of it.
+Error Pool::Impl::refuse(const std::string& id, const Error& why) {
+  std::unique_lock lock(mutex_);
+  discard(lock, id);
+  return why;
 }
 
 // Fail-closed: whatever step failed, the clone goes. `at_once`: it may hold files that the next one is to get.

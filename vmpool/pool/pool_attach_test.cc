@@ -8,6 +8,7 @@
 
 #include <csignal>
 
+#include "vmpool/guest/guest.pb.h"
 #include "vmpool/pool/test_bench.h"
 
 namespace granary::pool {
@@ -85,6 +86,46 @@ TEST_F(PoolAttachTest, ARefusedFileEndsTheCloneAndTheAcquire) {
   EXPECT_EQ(status.reclaimed, 1U) << "its clone is gone before the caller hears of it, and it is the only one";
   EXPECT_EQ(status.running, 0U);
   EXPECT_EQ(status.last_error, "") << "the caller's mistake is not the pool's";
+}
+
+std::shared_ptr<const guest::v1::Network> network(int links) {
+  auto network = std::make_shared<guest::v1::Network>();
+  for (int i = 0; i < links; ++i) network->add_links()->set_name("eth" + std::to_string(i));
+  return network;
+}
+
+TEST_F(PoolAttachTest, TheNetworkComesWithTheIdentity) {
+  Attachments attachments;
+  attachments.taps.push_back(tap());
+  attachments.network = network(1);
+  const Result<CloneInfo> clone = pool->acquire({}, in(kLong), attachments);
+  ASSERT_TRUE(clone) << clone.error().message();
+  const std::string console = *pool->console(clone->id);
+  EXPECT_LT(console.find("tap 0 rw"), console.find("network 1 links\n")) << console;
+}
+
+TEST_F(PoolAttachTest, ANetworkThatNoGuestCouldTakeCostsNoClone) {
+  Attachments attachments;
+  attachments.network = network(2);
+  EXPECT_THAT(pool->acquire({}, in(kLong), attachments).error().message(),
+              HasSubstr("2 links, but clones of pool test have slots for 1"));
+  auto bad = std::make_shared<guest::v1::Network>(*network(1));
+  bad->mutable_links(0)->set_mtu(1);
+  attachments.network = bad;
+  const Result<CloneInfo> none = pool->acquire({}, in(kLong), attachments);
+  EXPECT_TRUE(none.error().is(Errc::kInvalidArgument)) << none.error().message();
+  EXPECT_EQ(pool->status().reclaimed, 0U);
+}
+
+TEST_F(PoolAttachTest, ANetworkThatTheGuestRefusesEndsTheCloneAndTheAcquire) {
+  bench.set_behaviour("refuse-network");
+  Attachments attachments;
+  attachments.network = network(1);
+  const Result<CloneInfo> none = pool->acquire({}, in(kLong), attachments);
+  ASSERT_FALSE(none);
+  EXPECT_TRUE(none.error().is(Errc::kInvalidArgument)) << none.error().message();
+  EXPECT_THAT(none.error().message(), HasSubstr("fake refuses its network"));
+  EXPECT_EQ(pool->status().reclaimed, 1U) << "and no other clone is tried";
 }
 
 TEST_F(PoolAttachTest, AVmmThatDiesOfItIsReplaced) {

@@ -156,6 +156,7 @@ class Pool::Impl {
                               SteadyTime begin, bool waited);
   Result<CloneInfo> acquire_one(const IdentityRequest& identity, SteadyTime deadline, const Attachments& attachments,
                                 SteadyTime begin);
+  Error refuse(const std::string& id, const Error& why);
   Error abandon(const std::string& id, const Error& why, bool at_once);
   void discard(std::unique_lock<std::mutex>& lock, const std::string& id);
   [[nodiscard]] Error empty_error() const;

@@ -10,11 +10,11 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <memory>
 
 #include "vmpool/base/fd.h"
 #include "vmpool/guest/init/doorbell.h"
 #include "vmpool/guest/init/host_clock.h"
+#include "vmpool/guest/init/network.h"
 #include "vmpool/guest/init/system.h"
 
 namespace granary::guest {
@@ -80,16 +80,12 @@ Status GuestSystem::set_machine_id(const std::string& hex) {
 
 Status GuestSystem::set_mac_addresses(const MacAddress& first) {
   const Fd socket = GRANARY_TRY(inet_socket());
-  const std::unique_ptr<struct if_nameindex, decltype(&::if_freenameindex)> links(::if_nameindex(), ::if_freenameindex);
-  if (!links) return Error::last_os_error("list the network links");
   MacAddress mac = first;
-  for (const struct if_nameindex* link = links.get(); link->if_name != nullptr; ++link) {
-    ifreq request = request_for(link->if_name);
-    const std::string name(link->if_name);
-    if (::ioctl(socket.get(), SIOCGIFHWADDR, &request) != 0) return Error::last_os_error("SIOCGIFHWADDR " + name);
-    if (request.ifr_hwaddr.sa_family != ARPHRD_ETHER) continue;
+  for (const Card& card : GRANARY_TRY(find_cards())) {
+    ifreq request = request_for(card.name.c_str());
+    request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
     std::memcpy(request.ifr_hwaddr.sa_data, mac.data(), mac.size());
-    if (::ioctl(socket.get(), SIOCSIFHWADDR, &request) != 0) return Error::last_os_error("SIOCSIFHWADDR " + name);
+    if (::ioctl(socket.get(), SIOCSIFHWADDR, &request) != 0) return Error::last_os_error("SIOCSIFHWADDR " + card.name);
     ++mac.back();
   }
   return ok();
@@ -102,6 +98,10 @@ Status GuestSystem::loopback_up() {
   request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
   if (::ioctl(socket.get(), SIOCSIFFLAGS, &request) != 0) return Error::last_os_error("SIOCSIFFLAGS lo");
   return ok();
+}
+
+Status GuestSystem::configure_network(const v1::Network& network) {
+  return apply_network(network, GRANARY_TRY(find_cards()));
 }
 
 Result<std::string> GuestSystem::boot_id() {

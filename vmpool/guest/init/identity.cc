@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "vmpool/guest/init/failure.h"
+#include "vmpool/guest/network_check.h"
 
 namespace granary::guest {
 namespace {
@@ -57,6 +58,7 @@ Status GuestIdentity::check(const v1::Identity& identity) const {
   if (!is_hostname(identity.hostname())) {
     return invalid("hostname \"" + identity.hostname() + "\": 1 to 64 letters, digits, dots and hyphens are allowed");
   }
+  if (identity.has_network()) GRANARY_TRY(check_network(identity.network()));
   if (applied() && clone_uuid_ != identity.clone_uuid()) {
     return invalid("this clone is " + to_hex(clone_uuid_) + " already; a clone is used once");
   }
@@ -79,6 +81,10 @@ v1::Reply GuestIdentity::apply(const v1::Identity& identity) {
   if (!applied()) {
     if (const Status steps = apply_steps(identity); !steps) {
       return failure(v1::Failure::IDENTITY, "identity: " + steps.error().message());
+    }
+    if (identity.has_network()) {
+      const Status configured = system_.configure_network(identity.network());
+      if (!configured) return failure(v1::Failure::NETWORK, configured.error().message());
     }
     clone_uuid_ = identity.clone_uuid();
   }

@@ -17,7 +17,8 @@ class GuestIdentity {
   [[nodiscard]] bool applied() const { return !clone_uuid_.empty(); }
 
   // IdentityApplied; or Failure: INVALID before anything was changed (a field out of bounds, another identity in
-  // place), IDENTITY naming the step and its errno. A failed identity may be sent again. The identity that is in place
+  // place), IDENTITY naming the step and its errno, or NETWORK naming what the kernel
+  // refused. A failed identity may be sent again. The identity that is in place
   // already is answered without being applied again.
   v1::Reply apply(const v1::Identity& identity);
 

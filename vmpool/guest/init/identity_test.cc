@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "vmpool/guest/init/network_sample.h"
 #include "vmpool/guest/init/server_fixture.h"
 
 namespace granary::guest {
@@ -58,6 +59,30 @@ TEST(GuestIdentity, AnotherOneIsRefused) {
   EXPECT_THAT(reply.failure().message(), HasSubstr("30313233343536373839616263646566"));
 }
 
+v1::Identity with_network() {
+  v1::Identity identity = kIdentity;
+  *identity.mutable_network() = sample_network();
+  return identity;
+}
+
+TEST(GuestIdentity, NetworkIsConfiguredBeforeTheAnswer) {
+  DrySystem system;
+  GuestIdentity identity(system);
+  ASSERT_TRUE(identity.apply(with_network()).has_identity_applied());
+  EXPECT_EQ(system.calls().back(), "network 2 links");
+}
+
+TEST(GuestIdentity, ARefusedNetworkLeavesTheCloneWithoutIdentity) {
+  DrySystem system("network");
+  GuestIdentity identity(system);
+  const v1::Reply reply = identity.apply(with_network());
+  EXPECT_EQ(reply.failure().kind(), v1::Failure::NETWORK);
+  EXPECT_THAT(reply.failure().message(), HasSubstr("Input/output error"));
+  EXPECT_FALSE(identity.applied());
+  system.fail("");
+  EXPECT_TRUE(identity.apply(with_network()).has_identity_applied()) << "it may be sent again";
+}
+
 class FailingStep : public testing::TestWithParam<const char*> {};
 
 TEST_P(FailingStep, LeavesTheCloneWithoutIdentityAndNamesTheStep) {
@@ -99,6 +124,7 @@ INSTANTIATE_TEST_SUITE_P(
                     BadField{"machine_id", [](v1::Identity& i) { i.clear_machine_id(); }},
                     BadField{"entropy", [](v1::Identity& i) { i.set_entropy(std::string(31, 'e')); }},
                     BadField{"entropy", [](v1::Identity& i) { i.set_entropy(std::string(513, 'e')); }},
+                    BadField{"network: link 0: name", [](v1::Identity& i) { i.mutable_network()->add_links(); }},
                     BadField{"hostname", [](v1::Identity& i) { i.clear_hostname(); }},
                     BadField{"hostname", [](v1::Identity& i) { i.set_hostname(std::string(65, 'h')); }},
                     BadField{"hostname", [](v1::Identity& i) { i.set_hostname("a\n127.0.0.1 b"); }}));

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "vmpool/base/result.h"
+#include "vmpool/guest/guest.pb.h"
 
 namespace granary::guest {
 
@@ -30,10 +31,13 @@ class System {
   virtual Status set_hostname(const std::string& name) = 0;
   // 32 lower-case hex digits (machine-id(5)).
   virtual Status set_machine_id(const std::string& hex) = 0;
-  // Gives the n-th Ethernet card, counted from 0, `first` with n added to its last byte. Opens the first INET socket of
-  // the guest's life: not before the entropy.
+  // Gives the n-th Ethernet card (find_cards()), counted from 0, `first` with n added to its last byte. Opens the first
+  // INET socket of the guest's life: not before the entropy.
   virtual Status set_mac_addresses(const MacAddress& first) = 0;
   virtual Status loopback_up() = 0;
+  // Gives the cards a network that check_network() found well. What it made before it failed stays: it may be asked
+  // again.
+  virtual Status configure_network(const v1::Network& network) = 0;
   // The kernel makes the boot id when it is first read: not before the entropy.
   virtual Result<std::string> boot_id() = 0;
   // Returns only if it failed (the dry one always returns).
@@ -51,6 +55,7 @@ class GuestSystem final : public System {
   Status set_machine_id(const std::string& hex) override;
   Status set_mac_addresses(const MacAddress& first) override;
   Status loopback_up() override;
+  Status configure_network(const v1::Network& network) override;
   Result<std::string> boot_id() override;
   Status power_off() override;
 };
@@ -70,6 +75,7 @@ class DrySystem final : public System {
   Status set_machine_id(const std::string& hex) override;
   Status set_mac_addresses(const MacAddress& first) override;
   Status loopback_up() override;
+  Status configure_network(const v1::Network& network) override;
   Result<std::string> boot_id() override;
   Status power_off() override;
   [[nodiscard]] const std::vector<std::string>& calls() const { return calls_; }
