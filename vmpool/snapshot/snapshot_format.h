@@ -16,7 +16,7 @@ namespace granary::snapshot {
 
 // Raised with every change of a structure that the file holds. The VMM build id in the template key guards against a
 // change that forgot to raise it.
-inline constexpr uint32_t kFormatVersion = 1;
+inline constexpr uint32_t kFormatVersion = 2;
 // No valid state file is larger: 8 vCPUs, 19 transports and the rest are below 256 KiB.
 inline constexpr uint64_t kMaxStateBytes = 512 * 1024;
 

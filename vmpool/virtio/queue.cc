@@ -302,6 +302,19 @@ void Queue::put_back(Chain chain) {
 
 void Queue::give_back(uint64_t epoch, uint16_t head, uint32_t written, std::vector<iovec> segments) {
   if (epoch != epoch_) return;
+  put_used(head, written, std::move(segments));
+  publish_used();
+}
+
+void Queue::complete_together(std::span<Chain> chains) {
+  for (Chain& chain : chains) {
+    if (std::exchange(chain.queue_, nullptr) == nullptr || chain.epoch_ != epoch_) continue;
+    put_used(chain.head_, chain.written_, std::move(chain.segments_));
+  }
+  publish_used();
+}
+
+void Queue::put_used(uint16_t head, uint32_t written, std::vector<iovec> segments) {
   segments.clear();
   if (spare_.size() < kMaxSpareLists) spare_.push_back(std::move(segments));
   --in_flight_;
@@ -311,6 +324,10 @@ void Queue::give_back(uint64_t epoch, uint16_t head, uint32_t written, std::vect
   } const element{head, written};
   std::memcpy(used_.data() + kUsedHeader + kUsedElement * (next_used_ % size_), &element, sizeof(element));
   ++next_used_;
+}
+
+void Queue::publish_used() {
+  if (!ready()) return;
   // Release: the element and the buffer are visible before the index that announces them.
   u16_at(used_, 2).store(next_used_, std::memory_order_release);
 }

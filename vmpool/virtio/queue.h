@@ -132,6 +132,9 @@ class Queue {
   // Gives back the chain popped last, untouched, as if it had not been popped.
   void put_back(Chain chain);
 
+  // Chain::complete() for several, which the driver sees all at once: the buffers of one packet (5.1.6.4).
+  void complete_together(std::span<Chain> chains);
+
   // After returning chains: does the driver want an interrupt for them (2.7.7.2, 2.7.10)?
   [[nodiscard]] bool should_interrupt();
 
@@ -156,6 +159,8 @@ class Queue {
   Result<std::span<const std::byte>> indirect_table(const Walk& walk, const Descriptor& descriptor) const;
   Result<std::optional<Chain>> fail(Error error);
   void give_back(uint64_t epoch, uint16_t head, uint32_t written, std::vector<iovec> segments);
+  void put_used(uint16_t head, uint32_t written, std::vector<iovec> segments);
+  void publish_used();
 
   const GuestMemory* memory_ = nullptr;
   std::span<std::byte> descriptors_;

@@ -100,6 +100,24 @@ TEST_F(QueueTest, ReturnedExactlyOnceAlsoWhenDroppedOrMoved) {
   EXPECT_EQ(fake.take_used()->length, 0U);
 }
 
+TEST_F(QueueTest, ChainsReturnedTogetherAreSeenTogether) {
+  start();
+  std::vector<Chain> chains;
+  for (int i = 0; i < 3; ++i) {
+    fake.add({{Gpa{0x8000}, 16, true}});
+    chains.push_back(pop());
+    chains.back().skip_writable(static_cast<size_t>(i) + 1);
+  }
+  EXPECT_EQ(fake.used_index(), 0);
+  queue.complete_together(chains);
+  EXPECT_EQ(fake.used_index(), 3);
+  for (uint32_t i = 0; i < 3; ++i) EXPECT_EQ(fake.take_used()->length, i + 1) << "in their order";
+  queue.complete_together(chains);
+  chains.clear();
+  EXPECT_EQ(fake.used_index(), 3) << "once";
+  EXPECT_EQ(queue.in_flight(), 0U);
+}
+
 TEST_F(QueueTest, PutBackComesAgain) {
   start();
   const uint16_t head = fake.add({{kData, 4, true}});

@@ -14,8 +14,7 @@
 namespace granary::vmm {
 namespace {
 
-// What a template's guest sees before its clone gets a tap; the real values are part of the clone's identity.
-constexpr uint16_t kDefaultMtu = 1500;
+// What a template's guest sees before its clone gets a tap; the real one is part of the clone's identity.
 virtio::MacAddress default_mac(uint8_t slot) { return {0x02, 0, 0, 0, 0, slot}; }
 
 Result<virtio::MmioTransport*> add(Devices& devices, const DeviceResources& resources,
@@ -36,7 +35,7 @@ Status add_vsock(Devices& devices, DeviceResources& resources) {
 }
 
 Status add_net(Devices& devices, const DeviceResources& resources, uint8_t slot) {
-  auto device = std::make_unique<virtio::Net>(resources.loop, default_mac(slot), kDefaultMtu);
+  auto device = std::make_unique<virtio::Net>(resources.loop, default_mac(slot));
   virtio::Net* borrowed = device.get();
   devices.nets.push_back({borrowed, GRANARY_TRY(add(devices, resources, std::move(device)))});
   return ok();
