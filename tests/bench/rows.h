@@ -32,6 +32,8 @@ inline Result<std::vector<Row>> only(Result<Row> row) {
 
 // Rows that drive VMMs over the control protocol. Without a lab they can be named but not measured.
 std::vector<RowSpec> vmm_rows(Lab* lab, const Settings& settings);
+// Rows about the speed of Linux guests' network.
+std::vector<RowSpec> net_speed_rows(Lab* lab, const Settings& settings);
 // Rows that go through granaryd's gRPC service.
 std::vector<RowSpec> agent_rows(const Settings& settings);
 // Rows about pods' cgroups; the first needs the lab.
