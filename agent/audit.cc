@@ -37,11 +37,13 @@ class Comparison {
     vms_.insert(clone.vm);
     const auto vm = alive_.find(clone.vm);
     if (vm == alive_.end() || vm->second != clone.pid) {
-      report(name + ": its VMM (VM " + std::to_string(clone.vm.value) + ", pid " + std::to_string(clone.pid) + ") does not run");
+      report(name + ": its VMM (VM " + std::to_string(clone.vm.value) + ", pid " + std::to_string(clone.pid) +
+             ") does not run");
     }
     const std::string socket = base_name(clone.socket_path);
     sockets_.insert(socket);
-    if (!std::ranges::count(sample_.sockets, socket)) report(name + ": its socket " + clone.socket_path + " is not there");
+    if (!std::ranges::count(sample_.sockets, socket))
+      report(name + ": its socket " + clone.socket_path + " is not there");
     for (const std::string& group : groups) {
       if (sample_.groups && !sample_.groups->contains(group)) report(name + ": its cgroup " + group + " is not there");
     }
@@ -50,7 +52,8 @@ class Comparison {
   // What is on the host must be in the journal.
   void strangers() {
     for (const auto& [vm, pid] : alive_) {
-      if (!vms_.contains(vm)) report("process " + std::to_string(pid) + " (VM " + std::to_string(vm.value) + ") belongs to no clone");
+      if (!vms_.contains(vm))
+        report("process " + std::to_string(pid) + " (VM " + std::to_string(vm.value) + ") belongs to no clone");
     }
     for (const std::string& socket : sample_.sockets) {
       if (!sockets_.contains(socket)) report("socket " + socket + " in the run directory belongs to no clone");
@@ -62,18 +65,26 @@ class Comparison {
 
   void agents_view() {
     std::set<std::string> held;
+    std::set<std::string> wired = sample_.namespaces;
     for (const Lease& lease : sample_.leases) {
       held.insert(lease.clone.id);
+      if (!lease.netns.empty() && wired.erase(lease.netns) == 0) {
+        report("clone " + lease.clone.id + ": its network namespace " + lease.netns + " is not wired");
+      }
       const auto at = sample_.journal.find(lease.clone.id);
       if (at == sample_.journal.end() || at->second.lease != lease) {
-        report("clone " + lease.clone.id + ": its lease by " + lease.owner_id + " is not in the journal as the agent has it");
+        report("clone " + lease.clone.id + ": its lease by " + lease.owner_id +
+               " is not in the journal as the agent has it");
       }
     }
+    for (const std::string& netns : wired) report("network namespace " + netns + " is wired for no clone");
     for (const auto& [id, clone] : sample_.journal) {
-      if (clone.lease && !held.contains(id)) report("clone " + id + ": its lease by " + clone.lease->owner_id + " is unknown to the agent");
+      if (clone.lease && !held.contains(id))
+        report("clone " + id + ": its lease by " + clone.lease->owner_id + " is unknown to the agent");
     }
     for (const pool::CloneStatus& clone : sample_.clones) {
-      if (!sample_.journal.contains(clone.info.id)) report("clone " + clone.info.id + " (" + clone.state + ") is not in the journal");
+      if (!sample_.journal.contains(clone.info.id))
+        report("clone " + clone.info.id + " (" + clone.state + ") is not in the journal");
     }
   }
 

@@ -11,17 +11,18 @@
 
 namespace granary::agent {
 
-// One look at everything that should agree: the journal's file, the host (the spawner's processes, per-clone sockets, cgroups) and
-// the agent's own view. Plain values, so that the comparison needs neither.
+// One look at everything that should agree: the journal's file, the host (the spawner's processes, per-clone sockets,
+// cgroups) and the agent's own view. Plain values, so that the comparison needs neither.
 struct AuditSample {
-  Journal::Clones journal;                    // as the file says
-  std::vector<control::VmRecord> vms;         // of the spawner
-  std::vector<std::string> sockets;           // names in the run directory that end in ".sock", without the agent's own two
+  Journal::Clones journal;             // as the file says
+  std::vector<control::VmRecord> vms;  // of the spawner
+  std::vector<std::string> sockets;    // names in the run directory that end in ".sock", without the agent's own two
   // In the pool's part, and of those in owners' groups the ones that the journal names and that are there. Nothing: no
   // cgroups, or another agent uses the same parent.
   std::optional<std::set<std::string>> groups;
-  std::vector<Lease> leases;                  // the agent's
-  std::vector<pool::CloneStatus> clones;      // the pools'
+  std::set<std::string> namespaces;       // network namespaces that the journal says are wired
+  std::vector<Lease> leases;              // the agent's
+  std::vector<pool::CloneStatus> clones;  // the pools'
 };
 
 // One line per difference, each naming the thing; empty when all agree.

@@ -23,9 +23,14 @@ AuditSample in_order() {
   for (const uint64_t n : {1, 2}) {
     const std::string number = std::to_string(n);
     const std::string id = "c" + number;
-    sample.journal[id] = {.id = id, .pool = "p", .group = "g" + number, .vm = VmId{n}, .pid = static_cast<int32_t>(100 + n),
+    sample.journal[id] = {.id = id,
+                          .pool = "p",
+                          .group = "g" + number,
+                          .vm = VmId{n},
+                          .pid = static_cast<int32_t>(100 + n),
                           .socket_path = "/run/" + number + ".sock"};
-    sample.vms.push_back({.vm_id = n, .pid = static_cast<int32_t>(100 + n), .alive = 1, .wait_status = 0, .end_state = 0});
+    sample.vms.push_back(
+        {.vm_id = n, .pid = static_cast<int32_t>(100 + n), .alive = 1, .wait_status = 0, .end_state = 0});
     sample.sockets.push_back(number + ".sock");
     pool::CloneStatus status;
     status.info.id = id;
@@ -69,12 +74,24 @@ TEST(AuditTest, AGroupBelowAPodIsLookedForToo) {
   EXPECT_THAT(differences(sample), IsEmpty());
 }
 
+TEST(AuditTest, NetworkNamespacesBelongToLeases) {
+  AuditSample sample = in_order();
+  sample.namespaces = {"/run/netns/a"};
+  EXPECT_THAT(differences(sample), ElementsAre(HasSubstr("network namespace /run/netns/a is wired for no clone")));
+  sample.leases[0].netns = "/run/netns/a";
+  sample.journal["c1"].lease = sample.leases[0];
+  EXPECT_THAT(differences(sample), IsEmpty());
+  sample.namespaces.clear();
+  EXPECT_THAT(differences(sample), ElementsAre(HasSubstr("clone c1: its network namespace /run/netns/a is not wired")));
+}
+
 TEST(AuditTest, StrangersAreNamed) {
   AuditSample sample = in_order();
   sample.vms.push_back({.vm_id = 9, .pid = 109, .alive = 1, .wait_status = 0, .end_state = 0});
   sample.sockets.emplace_back("9.sock");
   sample.groups->insert("g9");
-  EXPECT_THAT(differences(sample), ElementsAre(HasSubstr("process 109 (VM 9)"), HasSubstr("socket 9.sock"), HasSubstr("cgroup g9")));
+  EXPECT_THAT(differences(sample),
+              ElementsAre(HasSubstr("process 109 (VM 9)"), HasSubstr("socket 9.sock"), HasSubstr("cgroup g9")));
 }
 
 TEST(AuditTest, UnknownGroupsCountOnlyWhereTheParentIsOurs) {

@@ -112,9 +112,9 @@ Status check_pool(const YamlNode& node, const Place& place, const pool::PoolSett
                                       spell_size(pool.shape.memory_bytes) + " is no whole number of MiB; round it");
   }
   if (pool.charge == pool::Charge::kExact && pool.size > 0) {
-    return place.key("size").refuse(value_or_map(node, "size"),
-                                    std::to_string(pool.size) +
-                                        " with charge: exact, which keeps no warm clones; leave size out, or use residue");
+    return place.key("size").refuse(
+        value_or_map(node, "size"),
+        std::to_string(pool.size) + " with charge: exact, which keeps no warm clones; leave size out, or use residue");
   }
   if (pool.size > pool.max) {
     return place.key("size").refuse(
@@ -148,7 +148,8 @@ Status check_unchanged(const YamlNode& root, const Place& top, const Config& nex
                                     std::pair("socket", &Config::socket)}) {
     if (next.*member == running.*member) continue;
     const std::string was = (running.*member).empty() ? "the default" : running.*member;
-    return top.key(key).refuse(value_or_map(root, key), "cannot change while granaryd runs; restart it, or set it back to " + was);
+    return top.key(key).refuse(value_or_map(root, key),
+                               "cannot change while granaryd runs; restart it, or set it back to " + was);
   }
   return ok();
 }

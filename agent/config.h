@@ -37,8 +37,8 @@ inline constexpr size_t kMaxPools = 64;
 Config default_config();
 
 // Parses and checks a whole configuration; kConfigInvalid "name:line:column: key: reason; remedy" for the first
-// mistake. Files that the configuration names are not opened. With `running`, as it was parsed, the new one is to replace it
-// without a restart: then run_dir, state_dir and socket must be the same.
+// mistake. Files that the configuration names are not opened. With `running`, as it was parsed, the new one is to
+// replace it without a restart: then run_dir, state_dir and socket must be the same.
 Result<Config> parse_config(std::string_view text, const std::string& name, const Config* running = nullptr);
 // The same from a file; an errno error when it cannot be read.
 Result<Config> load_config(const std::string& path, const Config* running = nullptr);

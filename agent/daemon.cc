@@ -32,8 +32,8 @@ namespace {
 
 constexpr const char* kCgroupParent = "granary.slice/pool";
 
-// SIGTERM and SIGINT as a descriptor. They are blocked in every thread, and so is ConfigWatch's SIGHUP: block_signals() comes
-// before any starts.
+// SIGTERM and SIGINT as a descriptor. They are blocked in every thread, and so is ConfigWatch's SIGHUP: block_signals()
+// comes before any starts.
 sigset_t end_signals() {
   sigset_t set;
   ::sigemptyset(&set);
@@ -101,12 +101,14 @@ Config adapt(Config config, const Host& host) {
 
 SandboxBackend sandbox_backend(PoolSet& pools, const Config& config) {
   return {.acquire = [&pools](const std::string& owner_id, const std::string& pool, const std::string& hostname,
-                              const std::string& cgroup_parent, pool::SteadyTime deadline) -> Result<pool::CloneInfo> {
+                              const std::string& cgroup_parent, const std::string& netns,
+                              pool::SteadyTime deadline) -> Result<pool::CloneInfo> {
             return GRANARY_TRY(pools.acquire({.pool = pool,
                                               .owner_id = owner_id,
                                               .hostname = hostname,
                                               .deadline = deadline,
-                                              .cgroup_parent = cgroup_parent}))
+                                              .cgroup_parent = cgroup_parent,
+                                              .netns = netns}))
                 .clone;
           },
           .release = [&pools](const std::string& clone_id) { return pools.release(clone_id); },
@@ -259,7 +261,8 @@ Status serve(const DaemonOptions& options, const Host& host) {
   const AtEnd end_spawner{[&] { spawner->wait_if_unused(); }};
   const std::unique_ptr<Journal> journal =
       GRANARY_TRY(Journal::open(config.run_dir + "/journal", GRANARY_TRY(host_boot_id())));
-  const Reconciled found = GRANARY_TRY(reconcile(*journal, spawner->client(), groups.get()));
+  Networks networks(*journal);
+  const Reconciled found = GRANARY_TRY(reconcile(*journal, spawner->client(), groups.get(), networks));
   log_reconciled(found, *journal);
   EventFeed events;
   FlightLog flights;
@@ -271,6 +274,7 @@ Status serve(const DaemonOptions& options, const Host& host) {
                                             .host_fingerprint = host_fingerprint(options.kvm_path),
                                             .groups = groups.get(),
                                             .journal = *journal,
+                                            .networks = networks,
                                             .events = events,
                                             .flights = flights,
                                             .measure = [&](const auto& pool) { return measured_by(metrics, pool); },
@@ -292,7 +296,8 @@ Status serve(const DaemonOptions& options, const Host& host) {
         GRANARY_TRY(ApiServer::start(config.socket_path(), {&service, &sandboxes}));
     spdlog::info("ready version={} socket={} pools={}", GRANARY_VERSION, config.socket_path(), config.pools.size());
     const Sizer sizer(*pools, events, memory_files(options.proc, groups.get()));
-    Reload reload(options.source, *pools, [&host](Config newer) { return adapt(std::move(newer), host); }, config);
+    Reload reload(
+        options.source, *pools, [&host](Config newer) { return adapt(std::move(newer), host); }, config);
     auto watch =
         GRANARY_TRY(ConfigWatch::start(options.source.path(), [&reload](bool asked) { reload.reload(asked); }));
     serve_until_signal(*pools, service, *server, ending, reload, std::move(watch));

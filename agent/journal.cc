@@ -39,16 +39,10 @@ json to_json(const Lease& lease) {
   const pool::CloneInfo& clone = lease.clone;
   json disks = json::array();
   for (const DiskWish& disk : lease.disks) disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
-  return {{"owner", lease.owner_id},
-          {"disks", std::move(disks)},
-          {"cgroup_parent", lease.cgroup_parent},
-          {"bound", lease.bound_to_call},
-          {"template", clone.template_key},
-          {"boot_id", clone.boot_id},
-          {"hostname", clone.hostname},
-          {"handover_ns", clone.handover.count()},
-          {"warm", clone.warm},
-          {"residue", clone.residue_bytes}};
+  return {{"owner", lease.owner_id},  {"disks", std::move(disks)},     {"cgroup_parent", lease.cgroup_parent},
+          {"netns", lease.netns},     {"bound", lease.bound_to_call},  {"template", clone.template_key},
+          {"boot_id", clone.boot_id}, {"hostname", clone.hostname},    {"handover_ns", clone.handover.count()},
+          {"warm", clone.warm},       {"residue", clone.residue_bytes}};
 }
 
 json to_json(const JournalClone& clone) {
@@ -75,6 +69,7 @@ Lease lease_from(const json& record, const JournalClone& clone) {
     lease.disks.push_back({.path = disk.at("path"), .read_only = disk.at("read_only")});
   }
   lease.cgroup_parent = record.value("cgroup_parent", "");
+  lease.netns = record.value("netns", "");
   lease.clone = {.id = clone.id,
                  .vm = clone.vm,
                  .pool = clone.pool,
@@ -103,14 +98,28 @@ JournalClone clone_from(const json& record) {
   return clone;
 }
 
+json wired_record(const std::string& netns, const std::string& identity) {
+  return {{"netns", netns}, {"identity", identity}};
+}
+
+struct Replay {
+  Journal::Clones clones;
+  std::map<std::string, std::string> namespaces;
+  size_t ignored_bytes = 0;
+};
+
 // False: this is no record of a journal.
-bool apply(const std::string& text, Journal::Clones& clones) try {
+bool apply(const std::string& text, Replay& replay) try {
   const json record = json::parse(text);
   if (record.contains("gone")) {
-    clones.erase(record["gone"].get<std::string>());
+    replay.clones.erase(record["gone"].get<std::string>());
+  } else if (record.contains("netns")) {
+    replay.namespaces.insert_or_assign(record["netns"].get<std::string>(), record.at("identity").get<std::string>());
+  } else if (record.contains("unwired")) {
+    replay.namespaces.erase(record["unwired"].get<std::string>());
   } else {
     JournalClone clone = clone_from(record);
-    clones.insert_or_assign(clone.id, std::move(clone));
+    replay.clones.insert_or_assign(clone.id, std::move(clone));
   }
   return true;
 } catch (const json::exception&) {
@@ -124,7 +133,8 @@ bool is_header(const std::string& text, const std::string& boot_id) {
 
 json header_of(const std::string& boot_id) { return {{"journal", kFormat}, {"boot_id", boot_id}}; }
 
-// The record in the line that starts at `from`, and where the next line starts; nothing for a line that is cut off or damaged.
+// The record in the line that starts at `from`, and where the next line starts; nothing for a line that is cut off or
+// damaged.
 std::optional<std::string> record_at(const std::string& content, size_t from, size_t& next) {
   const size_t end = content.find('\n', from);
   if (end == std::string::npos || end < from + kChecksumDigits + 1) return std::nullopt;
@@ -135,11 +145,6 @@ std::optional<std::string> record_at(const std::string& content, size_t from, si
   next = end + 1;
   return text;
 }
-
-struct Replay {
-  Journal::Clones clones;
-  size_t ignored_bytes = 0;
-};
 
 Replay replay(const std::string& content, const std::string& boot_id) {
   Replay replay;
@@ -155,7 +160,7 @@ Replay replay(const std::string& content, const std::string& boot_id) {
   while (at < content.size()) {
     size_t next = at;
     const auto record = record_at(content, at, next);
-    if (!record || !apply(*record, replay.clones)) break;
+    if (!record || !apply(*record, replay)) break;
     at = next;
   }
   replay.ignored_bytes = content.size() - at;
@@ -180,6 +185,7 @@ Result<std::unique_ptr<Journal>> Journal::open(const std::string& path, const st
   std::unique_ptr<Journal> journal(new Journal(path, host_boot_id));
   Replay found = replay(GRANARY_TRY(read_if_there(path)), host_boot_id);
   journal->clones_ = std::move(found.clones);
+  journal->namespaces_ = std::move(found.namespaces);
   journal->ignored_bytes_ = found.ignored_bytes;
   GRANARY_TRY(journal->compact());
   return journal;
@@ -238,6 +244,24 @@ Status Journal::gone(const std::string& id) {
   return put_fact(line_of({{"gone", id}}), [&] { clones_.erase(id); });
 }
 
+Status Journal::wiring(const std::string& netns, const std::string& identity) {
+  const std::lock_guard lock(mutex_);
+  GRANARY_TRY(append(line_of(wired_record(netns, identity))));
+  namespaces_.insert_or_assign(netns, identity);
+  return ok();
+}
+
+Status Journal::unwired(const std::string& netns) {
+  const std::lock_guard lock(mutex_);
+  if (!namespaces_.contains(netns)) return ok();
+  return put_fact(line_of({{"unwired", netns}}), [&] { namespaces_.erase(netns); });
+}
+
+std::map<std::string, std::string> Journal::namespaces() const {
+  const std::lock_guard lock(mutex_);
+  return namespaces_;
+}
+
 Journal::Clones Journal::clones() const {
   const std::lock_guard lock(mutex_);
   return clones_;
@@ -248,7 +272,8 @@ Result<Journal::Clones> Journal::read_back() {
   if (is_behind_) GRANARY_TRY(compact());
   Replay found = replay(GRANARY_TRY(read_file(path_, kMaxFileBytes)), boot_id_);
   if (found.ignored_bytes > 0) {
-    return Error::from_errno(EIO, "journal " + path_ + ": " + std::to_string(found.ignored_bytes) + " damaged bytes at its end");
+    return Error::from_errno(
+        EIO, "journal " + path_ + ": " + std::to_string(found.ignored_bytes) + " damaged bytes at its end");
   }
   return std::move(found.clones);
 }
@@ -283,7 +308,7 @@ Status Journal::put_fact(const std::string& line, const std::function<void()>& n
 }
 
 Status Journal::append(const std::string& line) {
-  const bool is_history = records_ >= kCompactFrom && records_ >= 4 * (clones_.size() + 1);
+  const bool is_history = records_ >= kCompactFrom && records_ >= 4 * needed();
   // One that fails is tried again at the next record.
   if (is_history || is_behind_) (void)compact();
   const Status written = write_all(file_.get(), std::as_bytes(std::span(line)));
@@ -300,6 +325,7 @@ Status Journal::append(const std::string& line) {
 Status Journal::compact() {
   std::string content = line_of(header_of(boot_id_));
   for (const auto& [id, clone] : clones_) content += line_of(to_json(clone));
+  for (const auto& [netns, identity] : namespaces_) content += line_of(wired_record(netns, identity));
   const std::string fresh = path_ + ".new";
   ::unlink(fresh.c_str());
   Fd file = GRANARY_TRY(open_file(fresh, O_WRONLY | O_CREAT | O_EXCL | O_APPEND, 0600));
@@ -312,7 +338,7 @@ Status Journal::compact() {
   file_ = std::move(file);
   fault_point("journal.renamed");
   bytes_ = content.size();
-  records_ = clones_.size() + 1;
+  records_ = needed();
   is_behind_ = false;
   ++compactions_;
   return ok();

@@ -8,8 +8,8 @@
 
 #include <csignal>
 #include <filesystem>
-#include <functional>
 #include <fstream>
+#include <functional>
 
 namespace granary::agent {
 namespace {
@@ -34,7 +34,8 @@ Lease lease_of(const std::string& id) {
                     .warm = true,
                     .residue_bytes = 4096},
           .disks = {{.path = "/d", .read_only = true}},
-          .cgroup_parent = "/pod"};
+          .cgroup_parent = "/pod",
+          .netns = "/run/netns/a"};
 }
 
 class JournalTest : public testing::Test {
@@ -97,6 +98,20 @@ TEST_F(JournalTest, TheNextAgentKnowsWhatThisOneKnew) {
   EXPECT_FALSE(before.at("c1").lease);
   EXPECT_EQ(before.at("c3").ended, "released");
   EXPECT_FALSE(before.at("c3").lease);
+}
+
+TEST_F(JournalTest, NetworkNamespacesAreKeptUntilTheyAreUnwired) {
+  {
+    const auto journal = open();
+    EXPECT_TRUE(journal->wiring("/run/netns/a", "4:1"));
+    EXPECT_TRUE(journal->wiring("/run/netns/b", "4:2"));
+    EXPECT_TRUE(journal->unwired("/run/netns/a"));
+    EXPECT_TRUE(journal->unwired("/run/netns/a"));
+  }
+  const std::map<std::string, std::string> left = {{"/run/netns/b", "4:2"}};
+  EXPECT_EQ(open()->namespaces(), left);
+  EXPECT_EQ(open()->namespaces(), left) << "after it was written anew";
+  EXPECT_TRUE(open("boot-2")->namespaces().empty());
 }
 
 TEST_F(JournalTest, WhatIsGoneIsForgotten) {
@@ -169,7 +184,8 @@ TEST_F(JournalTest, HistoryIsRewrittenAway) {
   EXPECT_EQ(journal->clones().size(), 3U);
 }
 
-// A full file system: the record is refused with the remedy, what was there stays readable, and later records work again.
+// A full file system: the record is refused with the remedy, what was there stays readable, and later records work
+// again.
 TEST_F(JournalTest, AFullDiskRefusesTheRecordOnly) {
   const auto journal = open();
   fill(*journal);

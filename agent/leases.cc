@@ -41,7 +41,7 @@ bool LeaseTable::finish(const std::string& owner_id, std::optional<Lease> lease)
 
 Result<LeaseTable::Outcome> LeaseTable::begin(const std::string& owner_id, const std::string& pool,
                                               pool::SteadyTime deadline, const std::vector<DiskWish>& disks,
-                                              const std::string& cgroup_parent) {
+                                              const std::string& cgroup_parent, const std::string& netns) {
   std::unique_lock lock(mutex_);
   const auto settled = [&] {
     const auto at = owners_.find(owner_id);
@@ -61,13 +61,18 @@ Result<LeaseTable::Outcome> LeaseTable::begin(const std::string& owner_id, const
                                                to_text(at->second->disks) + ", not with " + to_text(disks) +
                                                "; release it first");
     }
+    const auto other = [&](const std::string& what, const std::string& has, const std::string& asked,
+                           const char* none) -> Error {
+      const auto shown = [&](const std::string& text) {
+        return text.empty() ? none : ascii(one_line(text.substr(0, 200)));
+      };
+      return {Errc::kInvalidArgument, "owner " + owner_id + " holds clone " + at->second->clone.id + " in " + what +
+                                          shown(has) + ", not in " + shown(asked) + "; release it first"};
+    };
     if (at->second->cgroup_parent != cgroup_parent) {
-      const auto shown = [](const std::string& parent) { return parent.empty() ? "the pool's part" : parent; };
-      return Error(Errc::kInvalidArgument, "owner " + owner_id + " holds clone " + at->second->clone.id +
-                                               " in cgroup " + shown(at->second->cgroup_parent) + ", not in " +
-                                               shown(ascii(one_line(cgroup_parent.substr(0, 200)))) +
-                                               "; release it first");
+      return other("cgroup ", at->second->cgroup_parent, cgroup_parent, "the pool's part");
     }
+    if (at->second->netns != netns) return other("network namespace ", at->second->netns, netns, "none");
     outcome.held = at->second;
     return outcome;
   }

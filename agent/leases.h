@@ -21,7 +21,8 @@ struct Lease {
   pool::CloneInfo clone;
   std::vector<DiskWish> disks = {};
   std::string cgroup_parent = {};  // as it was asked for
-  bool bound_to_call = false;  // ends with the Hold call that took it; otherwise explicit: ends with Release
+  std::string netns = {};          // the path of the network namespace whose place the clone takes
+  bool bound_to_call = false;      // ends with the Hold call that took it; otherwise explicit: ends with Release
 
   bool operator==(const Lease&) const = default;
 };
@@ -54,10 +55,12 @@ class LeaseTable {
     std::optional<Claim> claim;  // or: take one
   };
 
-  // kInvalidArgument when the owner holds a clone of another pool or with other disks or another cgroup (compared as they
-  // were asked for); kDeadlineExceeded when another call for the same owner has not finished by the deadline.
+  // kInvalidArgument when the owner holds a clone of another pool or with other disks, another cgroup or another
+  // network namespace (compared as they were asked for); kDeadlineExceeded when another call for the same owner has not
+  // finished by the deadline.
   Result<Outcome> begin(const std::string& owner_id, const std::string& pool, pool::SteadyTime deadline,
-                        const std::vector<DiskWish>& disks = {}, const std::string& cgroup_parent = "");
+                        const std::vector<DiskWish>& disks = {}, const std::string& cgroup_parent = "",
+                        const std::string& netns = "");
 
   // A lease that an earlier agent gave; false: its owner holds a clone already, or the clone has ended.
   bool restore(Lease lease);

@@ -137,5 +137,16 @@ TEST(LeaseTableTest, WhatIsGoneIsForgottenAfterAWhile) {
   EXPECT_TRUE(table.gone("0"));
 }
 
+TEST(LeaseTableTest, AnOwnerAskingForAnotherNetworkIsRefused) {
+  LeaseTable table;
+  auto first = table.begin("o", "p", far(), {}, "", "/run/netns/a");
+  ASSERT_TRUE(first && first->claim);
+  EXPECT_TRUE(first->claim->commit({.owner_id = "o", .pool = "p", .clone = clone("c1"), .netns = "/run/netns/a"}));
+  EXPECT_EQ(table.begin("o", "p", far(), {}, "", "/run/netns/a")->held->clone.id, "c1");
+  const auto refused = table.begin("o", "p", far());
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().message(), testing::HasSubstr("clone c1 in network namespace /run/netns/a, not in none"));
+}
+
 }  // namespace
 }  // namespace granary::agent

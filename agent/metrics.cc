@@ -55,7 +55,11 @@ struct CounterSpec {
 const CounterSpec kCounters[] = {
     {Measure::kAcquires, "granary_acquires_total", "Acquires.", "outcome", {"hit", "waited", "cold", "failed"}},
     {Measure::kRefills, "granary_refills_total", "Clones made for the pool.", "result", {"ok", "failed"}},
-    {Measure::kEvictions, "granary_evictions_total", "Idle clones given up.", "reason", {"template", "spawner", "size", "memory"}},
+    {Measure::kEvictions,
+     "granary_evictions_total",
+     "Idle clones given up.",
+     "reason",
+     {"template", "spawner", "size", "memory"}},
     {Measure::kCloneFailures,
      "granary_clone_failures_total",
      "Clones that failed or were lost.",

@@ -31,7 +31,8 @@ PoolSet::Wish to_wish(const v1::AcquireRequest& request, std::chrono::system_clo
           .hostname = request.hostname(),
           .deadline = deadline_of(rpc_deadline, request.wait_ms()),
           .disks = to_wishes(request.disks()),
-          .cgroup_parent = request.cgroup_parent()};
+          .cgroup_parent = request.cgroup_parent(),
+          .netns = request.netns()};
 }
 
 int64_t unix_seconds() {

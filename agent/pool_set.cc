@@ -105,12 +105,10 @@ pool::CloneJournal PoolSet::journal(const std::string& pool) const {
 
 pool::PoolObserver PoolSet::observer(const std::string& pool) const {
   FlightLog* const flights = &resources_.flights;
-  return {.measured = resources_.measure(pool),
-          .clone_failed =
-              [flights](const pool::FlightRecord& record) {
-                flights->add(record);
-                spdlog::warn("flight record {}", to_log_line(record));
-              }};
+  return {.measured = resources_.measure(pool), .clone_failed = [flights](const pool::FlightRecord& record) {
+            flights->add(record);
+            spdlog::warn("flight record {}", to_log_line(record));
+          }};
 }
 
 Status PoolSet::adopt(const JournalClone& clone) {
@@ -123,7 +121,7 @@ Status PoolSet::adopt(const JournalClone& clone) {
     lease.pool = lease.clone.pool = member->name;
     log_if_failed(resources_.journal.leased(lease, clone.leased_unix_ns));
   }
-  GRANARY_TRY(member->pool->adopt(lease.clone, clone.group, clone.owners_group));
+  GRANARY_TRY(member->pool->adopt(lease.clone, clone.group, clone.owners_group, unwiring(lease.netns)));
   (void)leases_.restore(std::move(lease));
   return ok();
 }
@@ -136,10 +134,11 @@ Result<PoolSet::Member> PoolSet::make(const pool::PoolSettings& settings) {
                                 .host_fingerprint = resources_.host_fingerprint,
                                 .groups = groups(),
                                 .journal = journal(settings.name),
-                                .on_event = [events](const pool::Event& event) {
-                                  log_event(event);
-                                  events->publish(event);
-                                },
+                                .on_event =
+                                    [events](const pool::Event& event) {
+                                      log_event(event);
+                                      events->publish(event);
+                                    },
                                 .observer = observer(settings.name)};
   std::shared_ptr<pool::Pool> pool = GRANARY_TRY(pool::Pool::start(settings, std::move(resources)));
   pool->on_clone_ended([this, name = settings.name](const std::string& clone_id, EndState state,
@@ -162,8 +161,8 @@ Result<PoolSet::Member> PoolSet::find(const std::string& name) const {
 Result<Lease> PoolSet::acquire(const Wish& wish) {
   GRANARY_TRY(check_wish(wish));
   const Member member = GRANARY_TRY(find(wish.pool));
-  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks,
-                                                           wish.cgroup_parent));
+  LeaseTable::Outcome outcome =
+      GRANARY_TRY(leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks, wish.cgroup_parent, wish.netns));
   if (outcome.held) return *std::move(outcome.held);
   return take(*std::move(outcome.claim), member, {.owner_id = wish.owner_id, .pool = member.name, .clone = {}}, wish);
 }
@@ -171,8 +170,8 @@ Result<Lease> PoolSet::acquire(const Wish& wish) {
 Result<Lease> PoolSet::acquire_new(const Wish& wish) {
   GRANARY_TRY(check_wish(wish));
   const Member member = GRANARY_TRY(find(wish.pool));
-  LeaseTable::Outcome outcome = GRANARY_TRY(leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks,
-                                                           wish.cgroup_parent));
+  LeaseTable::Outcome outcome =
+      GRANARY_TRY(leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks, wish.cgroup_parent, wish.netns));
   if (outcome.held) {
     return Error(Errc::kInvalidArgument, "owner " + wish.owner_id + " holds clone " + outcome.held->clone.id +
                                              " already; release it first or choose another owner_id");
@@ -185,19 +184,34 @@ Result<std::string> PoolSet::find_pod(const std::string& cgroup_parent) const {
   if (cgroup_parent.empty()) return std::string();
   if (resources_.groups != nullptr) return resources_.groups->find_pod(cgroup_parent);
   GRANARY_TRY(parse_cgroup_parent(cgroup_parent));
-  return Error(Errc::kNotSupported, "cgroup_parent " + cgroup_parent + ": granaryd runs without cgroups, its log says why");
+  return Error(Errc::kNotSupported,
+               "cgroup_parent " + cgroup_parent + ": granaryd runs without cgroups, its log says why");
+}
+
+// What is left to do once a clone that took a namespace's place is gone.
+std::function<Status()> PoolSet::unwiring(const std::string& netns) const {
+  if (netns.empty()) return {};
+  return [networks = &resources_.networks, netns] { return networks->unwire(netns); };
 }
 
 // A pool may retire while its caller waits: then the one that took over its name serves.
 Result<pool::CloneInfo> PoolSet::hand_over(Member member, const Wish& wish) {
   for (;;) {
-    // Opened before the clone is taken: a wrong path costs none. Ours are closed when it has its own.
-    const uint8_t slots = member.pool->settings().shape.devices.block_slots;
-    const pool::Attachments attachments{.disks = GRANARY_TRY(open_disks(wish.disks, slots)),
-                                        .taps = {},
-                                        .cgroup_parent = GRANARY_TRY(find_pod(wish.cgroup_parent))};
+    // All of it before the clone is taken: a mistake costs none. Our descriptors are closed when it has its own.
+    const control::DeviceSet& devices = member.pool->settings().shape.devices;
+    pool::Attachments attachments{.disks = GRANARY_TRY(open_disks(wish.disks, devices.block_slots)),
+                                  .cgroup_parent = GRANARY_TRY(find_pod(wish.cgroup_parent)),
+                                  .unwire = unwiring(wish.netns)};
+    if (!wish.netns.empty()) {
+      Networks::Wired wired = GRANARY_TRY(resources_.networks.wire(wish.netns, devices.net_slots));
+      attachments.taps = std::move(wired.taps);
+      attachments.network = std::move(wired.network);
+    }
     auto clone = member.pool->acquire({.hostname = wish.hostname}, wish.deadline, attachments);
-    if (clone || !clone.error().is(Errc::kShuttingDown)) return clone;
+    if (clone) return clone;
+    attachments.taps.clear();
+    if (attachments.unwire) log_if_failed(attachments.unwire());
+    if (!clone.error().is(Errc::kShuttingDown)) return clone;
     Member successor = GRANARY_TRY(find(member.name));
     if (successor.pool == member.pool) return clone;
     member = std::move(successor);
@@ -207,6 +221,7 @@ Result<pool::CloneInfo> PoolSet::hand_over(Member member, const Wish& wish) {
 Result<Lease> PoolSet::take(LeaseTable::Claim claim, Member member, Lease lease, const Wish& wish) {
   lease.disks = wish.disks;
   lease.cgroup_parent = wish.cgroup_parent;
+  lease.netns = wish.netns;
   lease.clone = GRANARY_TRY(hand_over(std::move(member), wish));
   const std::string& id = lease.clone.id;
   fault_point("acquire.handed-over");
@@ -382,9 +397,11 @@ Result<AuditSample> PoolSet::sample() const {
   std::error_code code;
   for (const auto& entry : std::filesystem::directory_iterator(resources_.run_dir, code)) {
     const std::string name = entry.path().filename().string();
-    if (name.ends_with(".sock") && std::isdigit(static_cast<unsigned char>(name[0])) != 0) sample.sockets.push_back(name);
+    if (name.ends_with(".sock") && std::isdigit(static_cast<unsigned char>(name[0])) != 0)
+      sample.sockets.push_back(name);
   }
   sample.journal = GRANARY_TRY(resources_.journal.read_back());
+  for (const auto& [path, identity] : resources_.journal.namespaces()) sample.namespaces.insert(path);
   if (resources_.groups == nullptr) return sample;
   sample.groups = resources_.groups->own_groups();
   if (!sample.groups) return sample;

@@ -16,6 +16,7 @@
 #include "agent/flight_log.h"
 #include "agent/journal.h"
 #include "agent/leases.h"
+#include "agent/networks.h"
 #include "agent/sizing.h"
 #include "vmpool/pool/pool.h"
 #include "vmpool/pool/spawner_client.h"
@@ -33,10 +34,11 @@ class PoolSet {
     std::string host_fingerprint;
     Cgroups* groups;  // nullptr: VMMs stay in the spawner's cgroup
     Journal& journal;
+    Networks& networks;
     EventFeed& events;
     FlightLog& flights;
     std::function<pool::Measured(const std::string& pool)> measure;  // called for each pool before it starts
-    std::string run_dir;  // holds the per-clone sockets
+    std::string run_dir;                                             // holds the per-clone sockets
   };
   struct Wish {
     std::string pool;  // empty: the first configured
@@ -45,6 +47,7 @@ class PoolSet {
     pool::SteadyTime deadline;
     std::vector<DiskWish> disks = {};
     std::string cgroup_parent = {};  // the pod's cgroup, whose the clone's memory is to be; empty: the pool's
+    std::string netns = {};  // the pod's network namespace, whose place the clone takes; empty: it has no network
   };
   struct TemplateUse {
     pool::TemplateInfo info;
@@ -62,9 +65,10 @@ class PoolSet {
   // As finish().
   ~PoolSet();
 
-  // Makes a checked configuration the running one, without a held clone noticing. Limits change in place. A pool that is
-  // configured no longer, or with another shape, template or devices, retires: nobody gets a clone of it any more, idle ones are
-  // reclaimed, and it goes with its last held one. With the first error of a new pool nothing has changed.
+  // Makes a checked configuration the running one, without a held clone noticing. Limits change in place. A pool that
+  // is configured no longer, or with another shape, template or devices, retires: nobody gets a clone of it any more,
+  // idle ones are reclaimed, and it goes with its last held one. With the first error of a new pool nothing has
+  // changed.
   Status apply(const Config& config);
   // Why the newest file is refused, or "" when it is not. True: that is news.
   bool note_refused(const std::string& why);
@@ -72,8 +76,8 @@ class PoolSet {
   // Clones of retired pools.
   [[nodiscard]] uint32_t retired_clones() const;
 
-  // Lets every pool keep as many idle clones as its settings, the budgets and the pressure permit (sizing.h); what is beyond
-  // that is reclaimed, which a "shed" event tells.
+  // Lets every pool keep as many idle clones as its settings, the budgets and the pressure permit (sizing.h); what is
+  // beyond that is reclaimed, which a "shed" event tells.
   void size_idle(PressureLevel level);
   // The same because the pools have changed, not the pressure: it sheds nothing once more.
   void resize_idle();
@@ -82,15 +86,15 @@ class PoolSet {
   // Logs and publishes something about the agent, or about a pool.
   void tell(const std::string& kind, const std::string& pool, const std::string& text);
 
-  // Takes up a clone whose explicit lease an earlier agent gave. One of a pool that is configured no longer goes to the first
-  // pool, which reclaims it when it is released. Errors of Pool::adopt(): then it counts as ended.
+  // Takes up a clone whose explicit lease an earlier agent gave. One of a pool that is configured no longer goes to the
+  // first pool, which reclaims it when it is released. Errors of Pool::adopt(): then it counts as ended.
   Status adopt(const JournalClone& clone);
   // Remembers why a clone that an earlier agent leased is gone.
   void remember_ended(const std::string& clone_id, const std::string& reason) { leases_.end(clone_id, reason); }
 
-  // kPoolUnknown, kPoolEmpty, kShuttingDown, kInvalidArgument (owner or host name), what open_disks() and
-  // Cgroups::find_pod() say, kNotSupported for a cgroup where there are none; the same owner gets the same clone again, and is
-  // refused when it asks for other disks or another cgroup.
+  // kPoolUnknown, kPoolEmpty, kShuttingDown, kInvalidArgument (owner or host name), what open_disks(),
+  // Cgroups::find_pod() and Networks::wire() say, kNotSupported for a cgroup where there are none; the same owner gets
+  // the same clone again, and is refused when it asks for other disks, another cgroup or another network.
   Result<Lease> acquire(const Wish& wish);
   // Like acquire(), but an owner that holds a clone already is refused: for a lease that ends with its call.
   Result<Lease> acquire_new(const Wish& wish);
@@ -132,8 +136,8 @@ class PoolSet {
 
   // No more acquires; idle clones are reclaimed. Held clones run on.
   void drain();
-  // Ends the leases that are bound to a call and reclaims every idle clone, then returns. Clones with an explicit lease run on:
-  // the next agent adopts them.
+  // Ends the leases that are bound to a call and reclaims every idle clone, then returns. Clones with an explicit lease
+  // run on: the next agent adopts them.
   void finish(const std::string& reason);
 
  private:
@@ -157,6 +161,7 @@ class PoolSet {
   [[nodiscard]] std::vector<Member> all_members() const;  // and the retired ones
   Result<Lease> take(LeaseTable::Claim claim, Member member, Lease lease, const Wish& wish);
   Result<pool::CloneInfo> hand_over(Member member, const Wish& wish);
+  [[nodiscard]] std::function<Status()> unwiring(const std::string& netns) const;
   [[nodiscard]] Result<std::string> find_pod(const std::string& cgroup_parent) const;
   void limit_memory();
   Result<bool> reclaim(const std::string& clone_id);

@@ -28,8 +28,8 @@ std::string how_it_ended(const control::VmRecord* record) {
 
 class Reconciler {
  public:
-  Reconciler(Journal& journal, pool::SpawnerClient& spawner, Cgroups* groups)
-      : journal_(journal), spawner_(spawner), groups_(groups) {}
+  Reconciler(Journal& journal, pool::SpawnerClient& spawner, Cgroups* groups, Networks& networks)
+      : journal_(journal), spawner_(spawner), groups_(groups), networks_(networks) {}
 
   Result<Reconciled> run() {
     for (const control::VmRecord& record : GRANARY_TRY(spawner_.list())) records_[VmId{record.vm_id}] = record;
@@ -38,6 +38,8 @@ class Reconciler {
     for (const auto& [vm, record] : records_) end_vm(vm, record);
     if (groups_ != nullptr) result_.groups_removed = groups_->remove_leftovers(kept_groups_);
     for (const auto& [id, clone] : clones) settle(clone);
+    // The VMMs that had their taps are gone.
+    for (std::string& leak : networks_.unwire_others(kept_namespaces_)) result_.leaks.push_back(std::move(leak));
     return std::move(result_);
   }
 
@@ -47,6 +49,7 @@ class Reconciler {
     if (wanted(clone) && record != nullptr && record->alive != 0) {
       kept_vms_.insert(clone.vm);
       kept_groups_.insert(clone.group);
+      kept_namespaces_.insert(clone.lease->netns);
       if (!clone.owners_group.empty()) kept_groups_.insert(clone.owners_group);
       result_.adopt.push_back(clone);
     } else if (wanted(clone)) {
@@ -83,16 +86,18 @@ class Reconciler {
   Journal& journal_;
   pool::SpawnerClient& spawner_;
   Cgroups* groups_;
+  Networks& networks_;
   Records records_;
   std::set<VmId> kept_vms_;
   std::set<std::string> kept_groups_;
+  std::set<std::string> kept_namespaces_;
   Reconciled result_;
 };
 
 }  // namespace
 
-Result<Reconciled> reconcile(Journal& journal, pool::SpawnerClient& spawner, Cgroups* groups) {
-  return Reconciler(journal, spawner, groups).run();
+Result<Reconciled> reconcile(Journal& journal, pool::SpawnerClient& spawner, Cgroups* groups, Networks& networks) {
+  return Reconciler(journal, spawner, groups, networks).run();
 }
 
 }  // namespace granary::agent

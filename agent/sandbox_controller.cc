@@ -92,7 +92,8 @@ std::string SandboxController::address_of(const std::string& sandbox_id) const {
   return "ttrpc+unix://" + backend_.task_socket_directory + "/" + sandbox_id + ".sock";
 }
 
-grpc::Status SandboxController::Create(grpc::ServerContext* /*context*/, const sandbox::ControllerCreateRequest* request,
+grpc::Status SandboxController::Create(grpc::ServerContext* /*context*/,
+                                       const sandbox::ControllerCreateRequest* request,
                                        sandbox::ControllerCreateResponse* response) {
   runtime::v1::PodSandboxConfig config;
   if (!config.ParseFromString(request->options().value())) {
@@ -103,8 +104,10 @@ grpc::Status SandboxController::Create(grpc::ServerContext* /*context*/, const s
   Sandbox record;
   record.hostname = config.hostname();
   record.cgroup_parent = config.linux_config().cgroup_parent();
+  record.netns = request->netns_path();
   record.created_at = std::chrono::system_clock::now();
-  if (const auto at = config.annotations().find(kPoolAnnotation); at != config.annotations().end()) record.pool = at->second;
+  if (const auto at = config.annotations().find(kPoolAnnotation); at != config.annotations().end())
+    record.pool = at->second;
   const std::lock_guard lock(mutex_);
   sandboxes_.try_emplace(request->sandbox_id(), std::move(record));
   response->set_sandbox_id(request->sandbox_id());
@@ -117,6 +120,7 @@ grpc::Status SandboxController::Start(grpc::ServerContext* context, const sandbo
   std::string pool;
   std::string hostname;
   std::string cgroup_parent;
+  std::string netns;
   {
     const std::lock_guard lock(mutex_);
     const auto at = sandboxes_.find(id);
@@ -127,9 +131,10 @@ grpc::Status SandboxController::Start(grpc::ServerContext* context, const sandbo
     pool = at->second.pool;
     hostname = at->second.hostname;
     cgroup_parent = at->second.cgroup_parent;
+    netns = at->second.netns;
   }
   const Result<pool::CloneInfo> clone =
-      backend_.acquire(owner_of(id), pool, hostname, cgroup_parent, deadline_of(*context));
+      backend_.acquire(owner_of(id), pool, hostname, cgroup_parent, netns, deadline_of(*context));
   if (!clone) return api::to_grpc(clone.error());
   WallTime created_at;
   bool stopped_meanwhile = false;
@@ -168,7 +173,8 @@ grpc::Status SandboxController::Platform(grpc::ServerContext* /*context*/,
   return grpc::Status::OK;
 }
 
-grpc::Status SandboxController::Status(grpc::ServerContext* /*context*/, const sandbox::ControllerStatusRequest* request,
+grpc::Status SandboxController::Status(grpc::ServerContext* /*context*/,
+                                       const sandbox::ControllerStatusRequest* request,
                                        sandbox::ControllerStatusResponse* response) {
   const std::lock_guard lock(mutex_);
   const auto at = sandboxes_.find(request->sandbox_id());
@@ -192,7 +198,7 @@ grpc::Status SandboxController::Status(grpc::ServerContext* /*context*/, const s
 }
 
 std::vector<SandboxController::Waiter*> SandboxController::end_locked(const std::string& sandbox_id, Sandbox& record,
-                                                                     uint32_t exit_status, std::string reason) {
+                                                                      uint32_t exit_status, std::string reason) {
   record.phase = Phase::kEnded;
   record.exited_at = std::chrono::system_clock::now();
   record.exit_status = exit_status;
@@ -265,9 +271,11 @@ void SandboxController::restore(const Lease& lease, int64_t started_unix_ns) {
   record.pool = lease.pool;
   record.hostname = lease.clone.hostname;
   record.cgroup_parent = lease.cgroup_parent;
+  record.netns = lease.netns;
   record.phase = Phase::kReady;
   record.clone = lease.clone;
-  record.created_at = WallTime(std::chrono::duration_cast<WallTime::duration>(std::chrono::nanoseconds(started_unix_ns)));
+  record.created_at =
+      WallTime(std::chrono::duration_cast<WallTime::duration>(std::chrono::nanoseconds(started_unix_ns)));
   const std::lock_guard lock(mutex_);
   sandboxes_.insert_or_assign(lease.owner_id.substr(std::string_view(kOwnerPrefix).size()), std::move(record));
 }

@@ -9,16 +9,17 @@
 #include <string>
 #include <vector>
 
-#include "containerd/sandbox.grpc.pb.h"
 #include "agent/leases.h"
+#include "containerd/sandbox.grpc.pb.h"
 #include "vmpool/pool/pool.h"
 
 namespace granary::agent {
 
 // What the controller needs of the agent: clones by owner, and their end.
 struct SandboxBackend {
-  std::function<Result<pool::CloneInfo>(const std::string& owner_id, const std::string& pool, const std::string& hostname,
-                                        const std::string& cgroup_parent, pool::SteadyTime deadline)>
+  std::function<Result<pool::CloneInfo>(const std::string& owner_id, const std::string& pool,
+                                        const std::string& hostname, const std::string& cgroup_parent,
+                                        const std::string& netns, pool::SteadyTime deadline)>
       acquire;
   std::function<Result<bool>(const std::string& clone_id)> release;
   // kCloneGone with the reason once a clone has ended.
@@ -26,15 +27,14 @@ struct SandboxBackend {
   std::string task_socket_directory;  // where a pod's Task service listens: <directory>/<sandbox id>.sock
 };
 
-// containerd's remote sandbox controller (containerd >= 2, proxy_plugins type "sandbox"): a pod sandbox is a clone from the
-// pool, held under the owner "cri/<sandbox id>". Stop, Shutdown and Create-again are idempotent; Status of an unknown sandbox
-// is NOT_FOUND, which makes containerd treat it as gone. Wait is a long poll and holds no thread.
+// containerd's remote sandbox controller (containerd >= 2, proxy_plugins type "sandbox"): a pod sandbox is a clone from
+// the pool, held under the owner "cri/<sandbox id>". Stop, Shutdown and Create-again are idempotent; Status of an
+// unknown sandbox is NOT_FOUND, which makes containerd treat it as gone. Wait is a long poll and holds no thread.
 //
-// Sandboxes outlive the agent in the journal's leases. One that was created and not started, or has been stopped, is unknown to the
-// next agent: containerd then treats it as gone.
-class SandboxController final
-    : public containerd::services::sandbox::v1::Controller::WithCallbackMethod_Wait<
-          containerd::services::sandbox::v1::Controller::Service> {
+// Sandboxes outlive the agent in the journal's leases. One that was created and not started, or has been stopped, is
+// unknown to the next agent: containerd then treats it as gone.
+class SandboxController final : public containerd::services::sandbox::v1::Controller::WithCallbackMethod_Wait<
+                                    containerd::services::sandbox::v1::Controller::Service> {
  public:
   explicit SandboxController(SandboxBackend backend) : backend_(std::move(backend)) {}
   // Answers every Wait that is still pending with UNAVAILABLE.
@@ -76,6 +76,7 @@ class SandboxController final
     std::string pool;
     std::string hostname;
     std::string cgroup_parent;
+    std::string netns;
     Phase phase = Phase::kCreated;
     pool::CloneInfo clone;
     WallTime created_at;

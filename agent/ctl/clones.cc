@@ -19,6 +19,7 @@ struct CloneOptions {
   std::string owner;
   std::string hostname;
   std::string cgroup_parent;
+  std::string netns;
   int64_t wait_seconds = 60;
   bool all = false;
   std::vector<std::string> disks;
@@ -36,6 +37,7 @@ Result<int> acquire(const Globals& globals, const CloneOptions& options) {
                            : options.owner);
   request.set_hostname(options.hostname);
   request.set_cgroup_parent(options.cgroup_parent);
+  request.set_netns(options.netns);
   request.set_wait_ms(options.wait_seconds * 1000);
   GRANARY_TRY(add_disks(request, options.disks));
   const v1::AcquireResponse response = GRANARY_TRY(client.call(&v1::Pool::Stub::Acquire, request));
@@ -152,6 +154,7 @@ void define_clones(CLI::App& app, const Globals& globals, Action& action) {
   command->add_option("--hostname", options->hostname, "the guest's host name");
   define_disks(*command, options->disks);
   command->add_option("--cgroup-parent", options->cgroup_parent, "the pod's cgroup, to which its memory is charged");
+  command->add_option("--netns", options->netns, "the path of a configured network namespace, whose place the guest takes");
   command->add_option("--wait", options->wait_seconds, "seconds to wait for a clone")
       ->check(CLI::Range(1, 600))
       ->capture_default_str();

@@ -143,6 +143,14 @@ std::vector<std::string> Clone::destroy() {
     if (path_exists(vm_.socket_path)) leaks.push_back("socket " + vm_.socket_path);
     has_vm_ = !killed;
   }
+  // Not while a VMM has the taps: an open one keeps the whole network namespace.
+  if (unwire_ && !has_vm_) {
+    if (const Status unwired = unwire_(); unwired) {
+      unwire_ = nullptr;
+    } else {
+      leaks.push_back("network (" + unwired.error().message() + ")");
+    }
+  }
   const auto remove = [&](const std::string& group) {
     const Status removed = remove_group(group);
     if (!removed) leaks.push_back("cgroup " + group + " (" + removed.error().message() + ")");

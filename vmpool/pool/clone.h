@@ -35,8 +35,8 @@ class Clone {
  public:
   // Its group: `group_prefix` and "-", then its id; see owners_prefix().
   static Result<std::shared_ptr<Clone>> create(CloneTools tools, const std::string& group_prefix);
-  // One that an earlier agent left running, with its groups as Pool::adopt() takes them. Errors of SpawnerClient::adopt();
-  // kInvalidArgument for an id that is no UUID.
+  // One that an earlier agent left running, with its groups as Pool::adopt() takes them. Errors of
+  // SpawnerClient::adopt(); kInvalidArgument for an id that is no UUID.
   static Result<std::shared_ptr<Clone>> adopt(CloneTools tools, const CloneInfo& info, const std::string& group,
                                               const std::string& owners_group);
 
@@ -57,6 +57,8 @@ class Clone {
   // the clone must be destroyed.
   Result<AppliedIdentity> hand_over(const std::string& hostname, const guest::v1::Network* network,
                                     std::chrono::milliseconds timeout);
+  // Attachments::unwire: from now on it is a part of destroy().
+  void unwire_at_end(std::function<Status()> unwire) { unwire_ = std::move(unwire); }
   // Gives the VM to the spawner that came after the one which started it.
   Status entrust();
   void close_guest_connection() { guest_.reset(); }
@@ -110,6 +112,7 @@ class Clone {
   std::optional<StatusFile> status_;
   std::optional<VmmClient> vmm_;
   std::optional<GuestClient> guest_;
+  std::function<Status()> unwire_;  // Attachments::unwire, until it has succeeded
   FlightRecorder flight_;
 };
 

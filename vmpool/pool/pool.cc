@@ -34,8 +34,9 @@ Status Pool::rebuild_template(const std::function<void(const std::string&)>& pro
 Status Pool::resize(const PoolLimits& limits) { return impl_->resize(limits); }
 PoolUsage Pool::usage() const { return impl_->usage(); }
 uint32_t Pool::allow(const PoolAllowance& allowance) { return impl_->allow(allowance); }
-Status Pool::adopt(CloneInfo info, const std::string& group, const std::string& owners_group) {
-  return impl_->adopt(std::move(info), group, owners_group);
+Status Pool::adopt(CloneInfo info, const std::string& group, const std::string& owners_group,
+                   std::function<Status()> unwire) {
+  return impl_->adopt(std::move(info), group, owners_group, std::move(unwire));
 }
 void Pool::drain(bool and_running) { impl_->drain(and_running); }
 void Pool::spawner_replaced() { impl_->spawner_replaced(); }

@@ -100,6 +100,9 @@ struct Attachments {
   std::string cgroup_parent = {};
   // What the guest configures its cards with before its identity is acknowledged; none: they stay down.
   std::shared_ptr<const guest::v1::Network> network = {};
+  // Takes away what the taps are a part of: called when a clone that was handed over is reclaimed, after its VMM is gone, until it
+  // succeeds; its failure is a leak. After an acquire that failed it is the caller's to call.
+  std::function<Status()> unwire = {};
 };
 
 // Facts about an acquired clone.
@@ -249,7 +252,8 @@ class Pool {
   // Takes up a running clone of an earlier agent through the spawner. `group`: the name of its cgroup, `owners_group` of the second
   // one, if it has moved. kCloneGone (with how it
   // ended) and kCloneUnknown when the spawner has it no longer: then nothing but its cgroup can be left.
-  Status adopt(CloneInfo info, const std::string& group, const std::string& owners_group = "");
+  Status adopt(CloneInfo info, const std::string& group, const std::string& owners_group = "",
+               std::function<Status()> unwire = {});
 
   [[nodiscard]] PoolSettings settings() const;
   [[nodiscard]] PoolStatus status() const;

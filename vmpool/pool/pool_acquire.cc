@@ -151,6 +151,7 @@ Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityReq
     lock.unlock();
     return abandon(id, {Errc::kVmmFailed, "during the hand-over"}, attaches);
   }
+  clone->unwire_at_end(attachments.unwire);
   Entry& entry = entries_.at(id);
   enter(entry, State::kRunning);
   entry.info.boot_id = applied->boot_id;

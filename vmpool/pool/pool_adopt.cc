@@ -3,9 +3,11 @@
 
 namespace granary::pool {
 
-Status Pool::Impl::adopt(CloneInfo info, const std::string& group, const std::string& owners_group) {
+Status Pool::Impl::adopt(CloneInfo info, const std::string& group, const std::string& owners_group,
+                         std::function<Status()> unwire) {
   const std::string id = info.id;
   const std::shared_ptr<Clone> clone = GRANARY_TRY(Clone::adopt(tools(), info, group, owners_group));
+  clone->unwire_at_end(std::move(unwire));
   if (owners_group.empty()) GRANARY_TRY(clone->stay(growth_of(settings_.shape)));
   info.vmm_pid = clone->pid();
   info.socket_path = clone->socket_path();

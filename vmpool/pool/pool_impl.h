@@ -71,7 +71,8 @@ class Pool::Impl {
   [[nodiscard]] Result<std::string> console(const std::string& clone_id) const;
   void on_clone_ended(std::function<void(const std::string&, EndState, const std::string&)> callback);
   Status rebuild_template(const std::function<void(const std::string&)>& progress);
-  Status adopt(CloneInfo info, const std::string& group, const std::string& owners_group);
+  Status adopt(CloneInfo info, const std::string& group, const std::string& owners_group,
+               std::function<Status()> unwire);
   Status resize(const PoolLimits& limits);
   [[nodiscard]] PoolUsage usage() const;
   uint32_t allow(const PoolAllowance& allowance);

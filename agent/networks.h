@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "agent/journal.h"
+#include "vmpool/base/fd.h"
+#include "vmpool/guest/guest.pb.h"
+
+namespace granary::agent {
+
+// The network namespaces of pods whose place clones take (netplumb/attach.h). A namespace is in the journal before
+// anything in it is changed and until everything is taken away. Thread-safe.
+class Networks {
+ public:
+  struct Wired {
+    std::vector<Fd> taps;
+    std::shared_ptr<const guest::v1::Network> network;
+  };
+
+  // What an earlier agent wired is known from the journal.
+  explicit Networks(Journal& journal) : journal_(journal) {}
+
+  // EBUSY: it is another clone's, also by another path. Errors of netplumb::open_netns() and attach(): then nothing is
+  // changed.
+  Result<Wired> wire(const std::string& path, size_t most_links);
+  // Takes everything away. One that is not wired, or not there any more, is fine: CNI may have been quicker.
+  Status unwire(const std::string& path);
+  // At an agent's start: unwires all but `keep`, those of clones that live on. A text for each that could not be.
+  std::vector<std::string> unwire_others(const std::set<std::string>& keep);
+
+ private:
+  Journal& journal_;
+  std::mutex mutex_;  // from looking whether a namespace is free to writing that it is taken
+};
+
+}  // namespace granary::agent
