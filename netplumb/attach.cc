@@ -115,11 +115,11 @@ Status check_addresses(const NetworkConfig& config) {
   return ok();
 }
 
-// MTU, no IPv6 addresses of its own, up.
+// MTU, no IPv6 addresses of its own. Before it comes up: in one request the kernel takes the flags first, and the tap
+// has an address.
 Request tap_settings(uint32_t index, uint32_t mtu) {
   ifinfomsg header{};
   header.ifi_index = static_cast<int>(index);
-  header.ifi_flags = header.ifi_change = IFF_UP;
   Request request(RTM_NEWLINK, 0, header);
   request.put_value(IFLA_MTU, mtu);
   request.nest(IFLA_AF_SPEC, [](Request& families) {
@@ -127,6 +127,13 @@ Request tap_settings(uint32_t index, uint32_t mtu) {
                   [](Request& v6) { v6.put_value<uint8_t>(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE); });
   });
   return request;
+}
+
+Request tap_up(uint32_t index) {
+  ifinfomsg header{};
+  header.ifi_index = static_cast<int>(index);
+  header.ifi_flags = header.ifi_change = IFF_UP;
+  return {RTM_NEWLINK, 0, header};
 }
 
 // The kernel raises a transmit queue length of 0 (CNI's) when an interface gets a qdisc.
@@ -148,6 +155,8 @@ Result<Fd> wire(Netlink& netlink, const Interface& interface) {
   Requests requests;
   requests.requests.push_back(tap_settings(other.index, interface.mtu));
   requests.whats.push_back("set up tap " + name + " with MTU " + std::to_string(interface.mtu));
+  requests.requests.push_back(tap_up(other.index));
+  requests.whats.push_back("bring up tap " + name);
   add_redirect(requests, other, wired);
   GRANARY_TRY(ask(netlink, requests));
   fault_point("attach.tap-redirected");
@@ -164,6 +173,10 @@ Status attach_here(Attachment& into, size_t most_links) {
   Netlink netlink = GRANARY_TRY(Netlink::open());
   std::vector<Interface> all = GRANARY_TRY(read_interfaces(netlink));
   if (std::ranges::any_of(all, [](const Interface& one) { return wired_index(one).has_value(); })) {
+    for (const Interface& one : all) {
+      if (wired_index(one))
+        GRANARY_TRY(make_tap(one.name));  // EBUSY where a VMM has it: removing it would cut that off
+    }
     GRANARY_TRY(remove_all(netlink));
     all = GRANARY_TRY(read_interfaces(netlink));
   }

@@ -66,6 +66,10 @@ class AttachTest : public testing::Test {
               0);
     ASSERT_EQ(host_.run("ip link set host0 up"), 0);
     ASSERT_EQ(pod_.run("sysctl -qw net.ipv6.conf.eth0.accept_dad=0 && ip link set eth0 up"), 0);
+    // Carrier and link-local address come a moment later, and would look like a difference.
+    ASSERT_EQ(pod_.run("for i in $(seq 1000); do ip -o -6 addr show dev eth0 | grep fe80 | grep -qv tentative && exit "
+                       "0; done; exit 1"),
+              0);
   }
   void configure(const std::string& pod, const std::string& host = "true") const {
     ASSERT_EQ(host_.run(host), 0);
@@ -222,6 +226,12 @@ TEST_F(AttachTest, JumboFrames) {
   expect_guest_answers({"10.5.0.2"}, "\"-s 8900 10.5.0.2\"");
 }
 
+TEST_F(AttachTest, TheTapHasNoAddressOfItsOwn) {
+  configure("ip addr add 10.5.0.2/24 dev eth0");
+  (void)attached();
+  EXPECT_EQ(pod_.output("ip -o addr | grep -c gtap || true"), "0\n");
+}
+
 TEST_F(AttachTest, MultipathAndUnreachable) {
   configure(
       "ip addr add 10.6.0.2/24 dev eth0; ip route add 10.60.0.0/16 nexthop via 10.6.0.1 weight 2 nexthop via 10.6.0.3;"
@@ -306,6 +316,12 @@ TEST_F(AttachTest, ASecondAttachTakesTheFirstOnesPlaceUnlessAVmmHasIt) {
   configure("ip addr add 10.13.0.2/24 dev eth0", "ip addr add 10.13.0.1/24 dev host0");
   const std::string before = pod_.dump();
   (void)attached();
+  const std::string wired = pod_.dump();
+  const auto again = attach_pod();
+  ASSERT_FALSE(again);
+  EXPECT_TRUE(again.error().is_errno(EBUSY)) << again.error().message();
+  EXPECT_EQ(pod_.dump(), wired);
+  expect_guest_answers({"10.13.0.2"}, "10.13.0.2");
   attachment_.taps.clear();  // the VMM is gone, its persistent tap is not
   (void)attached();
   expect_guest_answers({"10.13.0.2"}, "10.13.0.2");
