@@ -81,7 +81,7 @@ Status GuestSystem::set_machine_id(const std::string& hex) {
 Status GuestSystem::set_mac_addresses(const MacAddress& first) {
   const Fd socket = GRANARY_TRY(inet_socket());
   MacAddress mac = first;
-  for (const Card& card : GRANARY_TRY(find_cards())) {
+  for (const Card& card : GRANARY_TRY(find_ethernet_links())) {
     ifreq request = request_for(card.name.c_str());
     request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
     std::memcpy(request.ifr_hwaddr.sa_data, mac.data(), mac.size());

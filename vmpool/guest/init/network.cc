@@ -7,6 +7,7 @@
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -233,21 +234,35 @@ int virtio_number(const std::string& link) {
   return name != nullptr && std::sscanf(name, "/virtio%d", &number) == 1 ? number : -1;
 }
 
-}  // namespace
+bool is_ethernet(const std::string& link) {
+  const auto type = read_file("/sys/class/net/" + link + "/type");
+  return type && *type == std::to_string(ARPHRD_ETHER) + "\n";
+}
 
-Result<std::vector<Card>> find_cards() {
+// By the number of their virtio device; those of none by their index, when `others` are wanted.
+Result<std::vector<Card>> find_links(bool others) {
   const std::unique_ptr<struct if_nameindex, decltype(&::if_freenameindex)> links(::if_nameindex(), ::if_freenameindex);
   if (!links) return Error::last_os_error("list the network links");
-  std::vector<std::pair<int, Card>> found;
+  std::vector<std::pair<int64_t, Card>> found;
   for (const struct if_nameindex* link = links.get(); link->if_name != nullptr; ++link) {
     const int number = virtio_number(link->if_name);
-    if (number >= 0) found.push_back({number, {static_cast<int>(link->if_index), link->if_name}});
+    const Card card{static_cast<int>(link->if_index), link->if_name};
+    if (number >= 0) {
+      found.emplace_back(number, card);
+    } else if (others && is_ethernet(card.name)) {
+      found.emplace_back(int64_t{INT32_MAX} + card.index, card);
+    }
   }
-  std::ranges::sort(found, {}, &std::pair<int, Card>::first);
+  std::ranges::sort(found, {}, &std::pair<int64_t, Card>::first);
   std::vector<Card> cards;
   for (auto& [number, card] : found) cards.push_back(std::move(card));
   return cards;
 }
+
+}  // namespace
+
+Result<std::vector<Card>> find_cards() { return find_links(/*others=*/false); }
+Result<std::vector<Card>> find_ethernet_links() { return find_links(/*others=*/true); }
 
 Result<std::vector<NetlinkMessage>> network_requests(const v1::Network& network, std::span<const Card> cards) {
   const auto links = static_cast<size_t>(network.links_size());

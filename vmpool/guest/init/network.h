@@ -18,6 +18,9 @@ struct Card {
 
 // This machine's cards in the order of its devices, whatever order the kernel numbered them in.
 Result<std::vector<Card>> find_cards();
+// And after them every other link that has an Ethernet address, which clones of one template would share too: dummy0 of a
+// kernel that makes one at boot.
+Result<std::vector<Card>> find_ethernet_links();
 
 // The requests that give `cards`, in this order, a network that check_network() found well: links (down, renamed; the
 // name of a card without configuration gives way), addresses, links up, neighbours, routes (those without a gateway

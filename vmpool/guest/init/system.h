@@ -31,7 +31,7 @@ class System {
   virtual Status set_hostname(const std::string& name) = 0;
   // 32 lower-case hex digits (machine-id(5)).
   virtual Status set_machine_id(const std::string& hex) = 0;
-  // Gives the n-th Ethernet card (find_cards()), counted from 0, `first` with n added to its last byte. Opens the first
+  // Gives the n-th link of find_ethernet_links(), counted from 0, `first` with n added to its last byte. Opens the first
   // INET socket of the guest's life: not before the entropy.
   virtual Status set_mac_addresses(const MacAddress& first) = 0;
   virtual Status loopback_up() = 0;
