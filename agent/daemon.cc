@@ -152,6 +152,11 @@ Result<SpawnerFiles> spawner_files(const DaemonOptions& options) {
   if (options.host_libexec_dir.empty()) return files;
   files.libexec_dir = GRANARY_TRY(install_programs(options.libexec_dir, options.host_libexec_dir, GRANARY_VERSION));
   files.as_unit = true;
+  const OldPrograms old = remove_unused_programs(files.libexec_dir);
+  for (const std::string& path : old.removed) spdlog::info("programs of another version removed directory={}", path);
+  for (const std::string& why : old.left_over) {
+    spdlog::error("programs of other versions left over error=\"{}\"", log_value(why));
+  }
   return files;
 }
 

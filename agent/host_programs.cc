@@ -7,6 +7,10 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
+#include <set>
+#include <string_view>
+#include <utility>
 
 #include "vmpool/base/build_id.h"
 #include "vmpool/base/fd.h"
@@ -14,7 +18,31 @@
 namespace granary::agent {
 namespace {
 
+namespace fs = std::filesystem;
+
 constexpr size_t kShortIdDigits = 8;
+constexpr std::string_view kDigits = "0123456789";
+constexpr std::string_view kHexDigits = "0123456789abcdef";
+
+bool consists_of(std::string_view text, std::string_view characters) {
+  return !text.empty() && text.find_first_not_of(characters) == std::string_view::npos;
+}
+
+// `<version>-<id>-<id>`, the version being numbers with points between them.
+bool is_our_name(std::string_view name) {
+  constexpr size_t kIdsLength = 2 * (1 + kShortIdDigits);
+  if (name.size() <= kIdsLength) return false;
+  const std::string_view ids = name.substr(name.size() - kIdsLength);
+  for (const std::string_view id : {ids.substr(0, kIdsLength / 2), ids.substr(kIdsLength / 2)}) {
+    if (id[0] != '-' || !consists_of(id.substr(1), kHexDigits)) return false;
+  }
+  for (std::string_view version = name.substr(0, name.size() - kIdsLength);;) {
+    const size_t point = version.find('.');
+    if (!consists_of(version.substr(0, point), kDigits)) return false;
+    if (point == std::string_view::npos) return true;
+    version.remove_prefix(point + 1);
+  }
+}
 
 Status make_directory(const std::string& path) {
   if (::mkdir(path.c_str(), 0755) != 0 && errno != EEXIST) return Error::last_os_error("create " + path);
@@ -48,6 +76,51 @@ Status install(const std::string& source, const std::string& target) {
   return ok();
 }
 
+using FileId = std::pair<dev_t, ino_t>;
+
+// The files that processes execute, of kernel threads and ended ones none.
+Result<std::set<FileId>> executed_files(const std::string& proc) {
+  std::set<FileId> files;
+  std::error_code code;
+  for (fs::directory_iterator entry(proc, code), end; !code && entry != end; entry.increment(code)) {
+    if (!consists_of(entry->path().filename().native(), kDigits)) continue;
+    struct stat info {};
+    const std::string program = entry->path().native() + "/exe";
+    if (::stat(program.c_str(), &info) == 0) {
+      files.emplace(info.st_dev, info.st_ino);
+    } else if (errno != ENOENT && errno != ESRCH) {
+      return Error::last_os_error("tell what runs at " + program + " (needs CAP_SYS_PTRACE)");
+    }
+  }
+  if (code) return Error(code, "list the processes in " + proc);
+  return files;
+}
+
+Result<bool> is_executed(const Fd& directory, const std::set<FileId>& executed) {
+  for (const char* program : {"granary-spawn", "granary-vmm"}) {
+    struct stat info {};
+    if (::fstatat(directory.get(), program, &info, AT_SYMLINK_NOFOLLOW) != 0) {
+      if (errno == ENOENT) continue;
+      return Error::last_os_error(std::string("look at ") + program);
+    }
+    if (executed.contains({info.st_dev, info.st_ino})) return true;
+  }
+  return false;
+}
+
+// True: removed. Files of others in it make the last step fail.
+Result<bool> remove_unless_executed(const std::string& path, const std::set<FileId>& executed) {
+  const Fd directory = GRANARY_TRY(open_file(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  if (GRANARY_TRY(is_executed(directory, executed))) return false;
+  for (const char* file : {"granary-spawn", "granary-spawn.new", "granary-vmm", "granary-vmm.new"}) {
+    if (::unlinkat(directory.get(), file, 0) != 0 && errno != ENOENT) {
+      return Error::last_os_error("remove " + path + "/" + file);
+    }
+  }
+  if (::rmdir(path.c_str()) != 0) return Error::last_os_error("remove " + path);
+  return true;
+}
+
 }  // namespace
 
 Result<std::string> install_programs(const std::string& from, const std::string& into, const std::string& version) {
@@ -61,6 +134,30 @@ Result<std::string> install_programs(const std::string& from, const std::string&
     GRANARY_TRY(install(from + program, directory + program));
   }
   return directory;
+}
+
+OldPrograms remove_unused_programs(const std::string& own, const std::string& proc) {
+  OldPrograms result;
+  std::vector<std::string> others;
+  std::error_code code;
+  const fs::path all = fs::path(own).parent_path();
+  for (fs::directory_iterator entry(all, code), end; !code && entry != end; entry.increment(code)) {
+    const fs::path name = entry->path().filename();
+    if (name != fs::path(own).filename() && is_our_name(name.native())) others.push_back(entry->path().native());
+  }
+  if (code) result.left_over.push_back(Error(code, "list " + all.native()).message());
+  if (others.empty()) return result;
+  const auto executed = executed_files(proc);
+  if (!executed) {
+    result.left_over.push_back(executed.error().message());
+    return result;
+  }
+  for (const std::string& path : others) {
+    const auto removed = remove_unless_executed(path, *executed);
+    if (!removed) result.left_over.push_back(removed.error().message());
+    if (removed && *removed) result.removed.push_back(path);
+  }
+  return result;
 }
 
 }  // namespace granary::agent
