@@ -116,11 +116,17 @@ OwnCgroups::OwnCgroups() : name_("granary-test-" + std::to_string(::getpid()) + 
   }
 }
 
-OwnCgroups::~OwnCgroups() {
+OwnCgroups::~OwnCgroups() { end(); }
+
+std::vector<std::string> OwnCgroups::end() {
+  std::vector<std::string> left_over;
   for (const std::string& hierarchy : mounted_) {
     ::umount2(hierarchy.c_str(), MNT_DETACH);
-    ::rmdir((hierarchy + "/" + name_).c_str());
+    const std::string own = hierarchy + "/" + name_;
+    if (::rmdir(own.c_str()) != 0) left_over.push_back(own);
   }
+  mounted_.clear();
+  return left_over;
 }
 
 }  // namespace granary::integration

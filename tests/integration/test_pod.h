@@ -47,6 +47,8 @@ class OwnCgroups {
   ~OwnCgroups();
   OwnCgroups(const OwnCgroups&) = delete;
   OwnCgroups& operator=(const OwnCgroups&) = delete;
+  // Its end before its time: what could not be removed, because somebody has left groups or processes in it.
+  std::vector<std::string> end();
 
  private:
   std::string name_;

@@ -12,6 +12,7 @@
 #include <fstream>
 #include <iostream>
 
+#include "tests/integration/test_pod.h"
 #include "tests/soak/faults.h"
 #include "tests/soak/workers.h"
 
@@ -168,6 +169,7 @@ int run(const Options& options) {
     std::cerr << "soak: skipped: a mount namespace of its own needs root\n";
     return kSkipped;
   }
+  integration::OwnCgroups cgroups;
   ::signal(SIGPIPE, SIG_IGN);
   const fs::path programs = fs::read_symlink("/proc/self/exe").parent_path();
   auto target = Target::start(programs, guest_of(options.guest, programs));
@@ -175,8 +177,10 @@ int run(const Options& options) {
     std::cerr << "soak: " << target.error().message() << "\n";
     return 1;
   }
-  const Findings findings = soak(**target, options);
+  Findings findings = soak(**target, options);
   if (!findings.empty()) std::cerr << (*target)->log_tail();
+  target->reset();
+  for (const std::string& group : cgroups.end()) findings.push_back("cgroup left over: " + group);
   for (const std::string& finding : findings) std::cerr << "soak: FAILED: " << finding << "\n";
   if (findings.empty()) std::cout << "soak: passed, seed " << options.seed << std::endl;
   return findings.empty() ? 0 : 1;

@@ -34,18 +34,6 @@ void set_deadline(grpc::ClientContext& context) {
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
 }
 
-// cgroup v1: a tree of our own over each controller's, so that other agents on this host are not seen and do not see
-// us. On v2 there is one tree, and soak runs have it to themselves.
-void hide_other_cgroups(const std::string& name) {
-  std::error_code code;
-  for (const auto& controller : fs::directory_iterator("/sys/fs/cgroup", code)) {
-    if (!fs::exists(controller.path() / "tasks")) continue;
-    const fs::path own = controller.path() / name;
-    fs::create_directory(own, code);
-    if (!code) ::mount(own.c_str(), controller.path().c_str(), nullptr, MS_BIND, nullptr);
-  }
-}
-
 }  // namespace
 
 void end_process(pid_t& pid, int signal) {
@@ -80,7 +68,6 @@ Status Target::prepare(const std::string& programs, const Guest& guest) {
   if (::mount("granary-soak", run_folder().c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "size=4m,mode=700") != 0) {
     return Error::last_os_error("mount a tmpfs (run as root)");
   }
-  hide_other_cgroups(fs::path(folder_).filename());
   std::ofstream(folder_ + "/granary.yaml")
       << "run_dir: " << run_folder() << "\nstate_dir: " << folder_
       << "/state\nlog_level: info\nshutdown_grace: 0s\nguest:\n  kernel: " << guest.kernel << "\n  initramfs: \""

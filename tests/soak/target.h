@@ -20,8 +20,8 @@ struct Guest {
   bool runs_commands() const { return !initramfs.empty(); }
 };
 
-// A granaryd with its granary-spawn and VMMs, in a folder, a small tmpfs and cgroups of its own: what a soak run
-// maltreats. The calling process must be in a mount namespace of its own. Methods from one thread, except stub().
+// A granaryd with its granary-spawn and VMMs, in a folder and a small tmpfs of its own: what a soak run maltreats. The
+// calling process must be in a mount namespace of its own. Methods from one thread, except stub().
 class Target {
  public:
   // `programs`: the folder of granaryd. Waits until the pool is warm.
