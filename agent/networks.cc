@@ -18,6 +18,12 @@ Result<std::string> identity_of(const Fd& netns) {
   return std::to_string(info.st_dev) + ":" + std::to_string(info.st_ino);
 }
 
+// Nothing is there, or something else. Not for lack of descriptors or rights, which says nothing about the namespace.
+bool is_gone(const Error& error) {
+  return error.is_errno(ENOENT) || error.is_errno(ENOTDIR) || error.is_errno(ESRCH) ||
+         error.is(Errc::kInvalidArgument) || error.is(Errc::kNotSupported);
+}
+
 std::string bytes_of(const netplumb::IpAddress& address) {
   return {reinterpret_cast<const char*>(address.bytes.data()), address.v6 ? size_t{16} : size_t{4}};
 }
@@ -100,6 +106,11 @@ Result<Networks::Wired> Networks::wire(const std::string& path, size_t most_link
   const std::string identity = GRANARY_TRY(identity_of(netns));
   {
     const std::lock_guard lock(mutex_);
+    for (auto at = left_.begin(); at != left_.end();) {
+      const Status unwired = unwire(*at);
+      if (!unwired && *at == path) return unwired.error();
+      at = unwired ? left_.erase(at) : std::next(at);
+    }
     for (const auto& [other, its_identity] : journal_.namespaces()) {
       if (other != path && its_identity != identity) continue;
       return Error::from_errno(EBUSY, "network namespace " + path + ": a clone has taken its place already" +
@@ -116,8 +127,11 @@ Result<Networks::Wired> Networks::wire(const std::string& path, size_t most_link
   };
   Result<Wired> done = wired();
   fault_point("network.wired");
-  if (!done) GRANARY_TRY(unwire(path));
-  return done;
+  if (done) return done;
+  const Status unwired = give_up(path);
+  if (unwired) return done;
+  return Error(done.error().code(),
+               done.error().context() + "; and what was made stays for now: " + unwired.error().message());
 }
 
 Status Networks::unwire(const std::string& path) {
@@ -126,16 +140,26 @@ Status Networks::unwire(const std::string& path) {
   if (at == namespaces.end()) return ok();
   const auto netns = netplumb::open_netns(path);
   // CNI takes the mount away and then the file. Anything else that lies there now is not ours to touch.
+  if (!netns && !is_gone(netns.error())) return netns.error();
   if (netns && GRANARY_TRY(identity_of(*netns)) == at->second) GRANARY_TRY(netplumb::detach(netns->get(), path));
   fault_point("network.unwired");
-  return journal_.unwired(path);
+  // It is so, written or not, and the file catches up. A failure would be tried again when it may be another clone's.
+  (void)journal_.unwired(path);
+  return ok();
+}
+
+Status Networks::give_up(const std::string& path) {
+  Status unwired = unwire(path);
+  const std::lock_guard lock(mutex_);
+  if (!unwired) left_.insert(path);
+  return unwired;
 }
 
 std::vector<std::string> Networks::unwire_others(const std::set<std::string>& keep) {
   std::vector<std::string> left;
   for (const auto& [path, identity] : journal_.namespaces()) {
     if (keep.contains(path)) continue;
-    if (const Status unwired = unwire(path); !unwired) left.push_back("network (" + unwired.error().message() + ")");
+    if (const Status unwired = give_up(path); !unwired) left.push_back("network (" + unwired.error().message() + ")");
   }
   return left;
 }

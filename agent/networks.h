@@ -31,12 +31,16 @@ class Networks {
   Result<Wired> wire(const std::string& path, size_t most_links);
   // Takes everything away. One that is not wired, or not there any more, is fine: CNI may have been quicker.
   Status unwire(const std::string& path);
+  // The same for one that no clone has, or had: where it fails, it stays in the journal for the next agent, and every
+  // wire() tries again.
+  Status give_up(const std::string& path);
   // At an agent's start: unwires all but `keep`, those of clones that live on. A text for each that could not be.
   std::vector<std::string> unwire_others(const std::set<std::string>& keep);
 
  private:
   Journal& journal_;
-  std::mutex mutex_;  // from looking whether a namespace is free to writing that it is taken
+  std::mutex mutex_;            // from looking whether a namespace is free to writing that it is taken
+  std::set<std::string> left_;  // given up, but could not be taken away yet
 };
 
 }  // namespace granary::agent

@@ -121,7 +121,9 @@ Status PoolSet::adopt(const JournalClone& clone) {
     lease.pool = lease.clone.pool = member->name;
     log_if_failed(resources_.journal.leased(lease, clone.leased_unix_ns));
   }
-  GRANARY_TRY(member->pool->adopt(lease.clone, clone.group, clone.owners_group, unwiring(lease.netns)));
+  const Status adopted = member->pool->adopt(lease.clone, clone.group, clone.owners_group, unwiring(lease.netns));
+  if (!adopted) give_up_network(lease.netns);
+  GRANARY_TRY(adopted);
   (void)leases_.restore(std::move(lease));
   return ok();
 }
@@ -194,6 +196,12 @@ std::function<Status()> PoolSet::unwiring(const std::string& netns) const {
   return [networks = &resources_.networks, netns] { return networks->unwire(netns); };
 }
 
+void PoolSet::give_up_network(const std::string& netns) const {
+  if (netns.empty()) return;
+  if (const Status unwired = resources_.networks.give_up(netns); !unwired)
+    spdlog::error("network is left error=\"{}\"", log_value(unwired.error().message()));
+}
+
 // A pool may retire while its caller waits: then the one that took over its name serves.
 Result<pool::CloneInfo> PoolSet::hand_over(Member member, const Wish& wish) {
   for (;;) {
@@ -210,7 +218,7 @@ Result<pool::CloneInfo> PoolSet::hand_over(Member member, const Wish& wish) {
     auto clone = member.pool->acquire({.hostname = wish.hostname}, wish.deadline, attachments);
     if (clone) return clone;
     attachments.taps.clear();
-    if (attachments.unwire) log_if_failed(attachments.unwire());
+    give_up_network(wish.netns);
     if (!clone.error().is(Errc::kShuttingDown)) return clone;
     Member successor = GRANARY_TRY(find(member.name));
     if (successor.pool == member.pool) return clone;

@@ -162,6 +162,7 @@ class PoolSet {
   Result<Lease> take(LeaseTable::Claim claim, Member member, Lease lease, const Wish& wish);
   Result<pool::CloneInfo> hand_over(Member member, const Wish& wish);
   [[nodiscard]] std::function<Status()> unwiring(const std::string& netns) const;
+  void give_up_network(const std::string& netns) const;
   [[nodiscard]] Result<std::string> find_pod(const std::string& cgroup_parent) const;
   void limit_memory();
   Result<bool> reclaim(const std::string& clone_id);
