@@ -34,15 +34,23 @@ std::optional<uint32_t> wired_index(const Interface& tap) {
 
 Status ask(Netlink& netlink, const Requests& what) { return netlink.ask(what.requests, what.whats); }
 
+// It went meanwhile, or its interface did.
+bool is_missing(const Error& error) {
+  return error.is_errno(EINVAL) || error.is_errno(ENOENT) || error.is_errno(ENODEV);
+}
+
 // Qdisc first: while it is there, so is the tap that says whose it is.
 Status remove_one(Netlink& netlink, const std::vector<Interface>& all, const Interface& tap) {
   const auto interface = std::ranges::find(all, *wired_index(tap), &Interface::index);
   if (interface != all.end()) {
-    Requests qdisc;
-    add_removal(qdisc, {interface->index, interface->name});
-    const Status removed = ask(netlink, qdisc);
-    const bool was_none = !removed && (removed.error().is_errno(EINVAL) || removed.error().is_errno(ENOENT));
-    if (!removed && !was_none) return removed;
+    const Port wired{interface->index, interface->name};
+    // Its index may have been given to another interface, or an attach have ended before it came to the qdisc.
+    if (GRANARY_TRY(is_ours(netlink, wired, {tap.index, tap.name}))) {
+      Requests qdisc;
+      add_removal(qdisc, wired);
+      const Status removed = ask(netlink, qdisc);
+      if (!removed && !is_missing(removed.error())) return removed;
+    }
   }
   fault_point("detach.redirect");
   ifinfomsg header{};
@@ -157,14 +165,25 @@ Result<Fd> wire(Netlink& netlink, const Interface& interface) {
   requests.whats.push_back("set up tap " + name + " with MTU " + std::to_string(interface.mtu));
   requests.requests.push_back(tap_up(other.index));
   requests.whats.push_back("bring up tap " + name);
+  add_qdisc(requests, other);
   add_redirect(requests, other, wired);
   GRANARY_TRY(ask(netlink, requests));
   fault_point("attach.tap-redirected");
+  // By itself, because what follows a failure is tried all the same: another's qdisc gets none of our filters.
+  Requests qdisc;
+  add_qdisc(qdisc, wired);
+  GRANARY_TRY(ask(netlink, qdisc));
+  fault_point("attach.qdisc");
   Requests back;
   add_redirect(back, wired, other);
   back.requests.push_back(queue_length(interface));
   back.whats.push_back(interface.name + ": set its transmit queue length back");
-  GRANARY_TRY(ask(netlink, back));
+  if (const Status redirected = ask(netlink, back); !redirected) {
+    Requests removal;
+    add_removal(removal, wired);
+    (void)ask(netlink, removal);  // with whatever filters it has by now
+    return redirected.error();
+  }
   fault_point("attach.wired");
   return tap;
 }

@@ -370,6 +370,18 @@ TEST_F(AttachTest, ManyAtOnce) {
   }
 }
 
+// Between an attach that was killed and the detach, or on an interface that was given the index of one that went.
+TEST_F(AttachTest, AQdiscThatIsNotOursOutlivesOurTap) {
+  configure(
+      "ip addr add 10.12.0.2/24 dev eth0; ip tuntap add gtap$(cat /sys/class/net/eth0/ifindex) mode tap vnet_hdr;"
+      "tc qdisc add dev eth0 clsact; tc filter add dev eth0 ingress protocol all u32 match u32 0 0 flowid 1:1");
+  const std::string filters = pod_.output("tc filter show dev eth0 ingress");
+  ASSERT_THAT(filters, HasSubstr("u32"));
+  EXPECT_TRUE(detach(pod_.fd(), pod_.path()));
+  EXPECT_EQ(pod_.output("tc filter show dev eth0 ingress"), filters);
+  EXPECT_EQ(pod_.output("ls /sys/class/net | grep -c gtap || true"), "0\n");
+}
+
 class AttachKilledTest : public AttachTest, public testing::WithParamInterface<const char*> {};
 
 TEST_P(AttachKilledTest, DetachFindsItsWay) {
@@ -387,8 +399,8 @@ TEST_P(AttachKilledTest, DetachFindsItsWay) {
   EXPECT_EQ(pod_.dump(), before);
 }
 INSTANTIATE_TEST_SUITE_P(Each, AttachKilledTest,
-                         testing::Values("attach.tap", "attach.tap-redirected", "attach.wired", "detach.redirect",
-                                         "detach.tap"));
+                         testing::Values("attach.tap", "attach.tap-redirected", "attach.qdisc", "attach.wired",
+                                         "detach.redirect", "detach.tap"));
 
 // Runs a real CNI plugin in the host's namespace for eth0 of the pod's.
 class CniTest : public AttachTest {

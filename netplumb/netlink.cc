@@ -54,6 +54,8 @@ Result<Netlink> Netlink::open() {
 Status Netlink::ask(std::span<const Request> requests, std::span<const std::string> whats) {
   std::vector<iovec> parts;
   const uint32_t first = ::nl_socket_use_seq(socket_.get());
+  // At once: an answer that comes after this call has failed must not pass for one to the next.
+  for (size_t i = 1; i < requests.size(); ++i) ::nl_socket_use_seq(socket_.get());
   for (size_t i = 0; i < requests.size(); ++i) {
     if (!requests[i].fits()) return Error::from_errno(EMSGSIZE, whats[i]);
     nlmsghdr* const header = requests[i].header();
@@ -81,7 +83,6 @@ Status Netlink::ask(std::span<const Request> requests, std::span<const std::stri
       if (code != 0 && !failed) failed = Error::from_errno(-code, whats[index] + words_of(answer));
     }
   }
-  for (size_t i = 1; i < requests.size(); ++i) ::nl_socket_use_seq(socket_.get());
   return failed ? Status(*failed) : ok();
 }
 

@@ -72,15 +72,39 @@ void add(Requests& into, Request request, std::string what) {
 
 }  // namespace
 
-void add_redirect(Requests& into, const Port& from, const Port& to) {
+void add_qdisc(Requests& into, const Port& from) {
   Request qdisc(RTM_NEWQDISC, kCreate, qdisc_of(from.index));
   qdisc.put_text(TCA_KIND, "clsact");
   add(into, std::move(qdisc), from.name + ": add a clsact qdisc (kernel module sch_ingress)");
+}
+
+void add_redirect(Requests& into, const Port& from, const Port& to) {
   add(into, filter(from.index, kIngress, 1, "", static_cast<int>(to.index)),
       from.name + ": redirect to " + to.name + " (kernel modules cls_u32, act_mirred)");
   add(into, filter(from.index, kEgress, 1, to.name, 0), from.name + ": pass what comes from " + to.name);
   add(into, filter(from.index, kEgress, 2, "", kLoopback),
       from.name + ": keep back what the namespace sends by itself");
+}
+
+Result<bool> is_ours(Netlink& netlink, const Port& from, const Port& to) {
+  bool has_any = false;
+  bool has_own = false;
+  const auto look = [&](const nlmsghdr* message) {
+    const Attributes<tcmsg, TCA_MAX> found(message);
+    std::array<nlattr*, TCA_U32_MAX + 1> u32{};
+    has_any = true;
+    if (!found.valid || found.text(TCA_KIND) != "u32" || found[TCA_OPTIONS] == nullptr) return;
+    if (::nla_parse_nested(u32.data(), TCA_U32_MAX, found[TCA_OPTIONS], nullptr) != 0) return;
+    has_own = has_own || (u32[TCA_U32_INDEV] != nullptr && ::nla_get_string(u32[TCA_U32_INDEV]) == to.name);
+  };
+  for (const uint32_t parent : {kIngress, kEgress}) {
+    tcmsg header{};
+    header.tcm_ifindex = static_cast<int>(from.index);
+    header.tcm_parent = parent;
+    GRANARY_TRY(netlink.dump(
+        Request(RTM_GETTFILTER, 0, header), from.name + ": read its filters", [] {}, look));
+  }
+  return has_own || !has_any;
 }
 
 void add_removal(Requests& into, const Port& from) {

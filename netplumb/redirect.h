@@ -28,7 +28,10 @@ struct Requests {
   std::vector<Request> requests;
   std::vector<std::string> whats;  // for errors
 };
+void add_qdisc(Requests& into, const Port& from);  // to be there before the rest is asked for: it may be another's
 void add_redirect(Requests& into, const Port& from, const Port& to);
+// Whether the qdisc at `from` is that of its redirection to `to`, or has no filter yet, as that of one begun.
+Result<bool> is_ours(Netlink& netlink, const Port& from, const Port& to);
 // Takes all of that away.
 void add_removal(Requests& into, const Port& from);
 
