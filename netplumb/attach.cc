@@ -86,6 +86,14 @@ Result<std::vector<Interface>> find_wired(const std::vector<Interface>& all, siz
     names += (names.empty() ? "" : ", ") + one.name;
     wired.push_back(one);
   }
+  // Its frames come and go with those of the lower one, all of which another card gets.
+  for (const Interface& one : wired) {
+    const auto lower = std::ranges::find(wired, one.lower, &Interface::index);
+    if (lower == wired.end() || one.kind == "veth") continue;
+    return Error(Errc::kNotSupported, one.name + ": a " + one.kind + " on " + lower->name +
+                                          " of the same namespace cannot be wired beside it; have it made on an "
+                                          "interface of the host, or use another runtime class");
+  }
   if (wired.size() > most_links) {
     return Error(Errc::kNotSupported, std::to_string(wired.size()) + " wired interfaces (" + names +
                                           "), but a clone has " + std::to_string(most_links) +

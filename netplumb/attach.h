@@ -26,9 +26,10 @@ struct Attachment {
 // of which name it and the interface, and after each the namespace is as before. What an earlier attach left there is
 // taken away first.
 //
-// kNotSupported: an interface of another kind, more than `most_links`, a route or rule that a guest cannot have.
-// kInvalidArgument: an interface without address. EEXIST: somebody else has an ingress qdisc on it. EBUSY: a VMM still
-// has the tap. EPERM: no CAP_NET_ADMIN in the namespace. EOPNOTSUPP, ENOENT: the kernel lacks a module, which is named.
+// kNotSupported: an interface of another kind or made on another wired one, more than `most_links`, a route or rule
+// that a guest cannot have. kInvalidArgument: an interface without address. EEXIST: somebody else has an ingress qdisc
+// on it. EBUSY: a VMM still has the tap. EPERM: no CAP_NET_ADMIN in the namespace. EOPNOTSUPP, ENOENT: the kernel lacks
+// a module, which is named.
 Result<Attachment> attach(int netns, const std::string& netns_name, size_t most_links);
 
 // Takes away what an attach, whole or half done, made there. Nothing to do is fine, and so is being told twice.

@@ -245,6 +245,15 @@ TEST_F(AttachTest, MultipathAndUnreachable) {
               Contains(AllOf(Field(&Route::destination, net("10.61.0.0/16")), Field(&Route::type, RTN_UNREACHABLE))));
 }
 
+TEST_F(AttachTest, OfAMultipathRouteTheWaysThatAreUpAreKept) {
+  configure(
+      "ip addr add 10.6.0.2/24 dev eth0; ip link add net1 type veth peer other; ip addr add 10.8.0.2/24 dev net1; ip "
+      "link set net1 up; ip link set other up; ip route add default nexthop via 10.8.0.1 nexthop via 10.6.0.1; ip link "
+      "set net1 down; ip link set other down");
+  ASSERT_THAT(pod_.output("ip route"), HasSubstr("via 10.8.0.1 dev net1")) << "the kernel keeps the dead one";
+  EXPECT_THAT(attached().routes, Contains(is_route("0.0.0.0/0", via(0, "10.6.0.1"))));
+}
+
 TEST_F(AttachTest, SeveralInterfaces) {
   configure(
       "ip addr add 10.7.0.2/24 dev eth0; ip link add net1 type veth peer other; ip addr add 10.8.0.2/24 dev net1; ip "
@@ -288,6 +297,18 @@ TEST_F(AttachTest, OtherKindsAreRefusedByName) {
     EXPECT_THAT(refused.message(),
                 AllOf(HasSubstr(pod_.path()), HasSubstr("odd0"), HasSubstr(kind.substr(0, kind.find(' ')))));
     ASSERT_EQ(pod_.run("ip link del odd0"), 0);
+  }
+}
+
+TEST_F(AttachTest, WhatIsMadeOnAWiredInterfaceIsRefused) {
+  for (const std::string& kind : {std::string("macvlan"), std::string("vlan id 5")}) {
+    configure("ip addr replace 10.11.0.2/24 dev eth0");
+    if (pod_.run("ip link add link eth0 sub0 type " + kind + " 2>/dev/null") != 0) continue;  // not of this kernel
+    configure("ip link set sub0 up; ip addr add 10.12.0.2/24 dev sub0");
+    const Error refused = refusal();
+    EXPECT_TRUE(refused.is(Errc::kNotSupported)) << refused.message();
+    EXPECT_THAT(refused.message(), AllOf(HasSubstr("sub0: a " + kind.substr(0, kind.find(' '))), HasSubstr("on eth0")));
+    ASSERT_EQ(pod_.run("ip link del sub0"), 0);
   }
 }
 
@@ -466,6 +487,10 @@ TEST(NetnsTest, OnlyNetworkNamespacesOfOthersAreOpened) {
   EXPECT_TRUE(code("/dev/null").is(Errc::kInvalidArgument));
   EXPECT_TRUE(code("/proc/self/ns/mnt").is(Errc::kInvalidArgument));
   EXPECT_TRUE(code("/run/netns/granary-none").is_errno(ENOENT));
+  const Error too_long = code("/" + std::string(1 << 20, 'n'));
+  EXPECT_TRUE(too_long.is(Errc::kInvalidArgument));
+  EXPECT_LT(too_long.message().size(), 200U);
+  EXPECT_TRUE(code(std::string("/run/netns/a\0b", 14)).is(Errc::kInvalidArgument));
   const Error own = code("/proc/self/ns/net");
   EXPECT_TRUE(own.is(Errc::kNotSupported));
   EXPECT_THAT(own.message(), HasSubstr("hostNetwork"));

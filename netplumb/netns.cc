@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 
+#include <climits>
 #include <cstdlib>
 
 namespace granary::netplumb {
@@ -25,6 +26,10 @@ bool is_same(const struct stat& netns, const char* other) {
 }  // namespace
 
 Result<Fd> open_netns(const std::string& path) {
+  if (path.size() >= PATH_MAX || path.find('\0') != std::string::npos) {
+    return Error(Errc::kInvalidArgument, "network namespace of " + std::to_string(path.size()) +
+                                             " bytes: give a path of less than 4096, without a NUL");
+  }
   const std::string what = "network namespace " + path;
   if (!path.starts_with('/')) return Error(Errc::kInvalidArgument, what + ": give an absolute path");
   // Not open_file(): what lies there may be a FIFO or a device, on which opening waits or acts.

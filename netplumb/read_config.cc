@@ -105,7 +105,7 @@ class Reader {
     return address;
   }
 
-  // False: a way that leads elsewhere than over wired links.
+  // False: no way leads over wired links.
   bool next_hops(const Attributes<rtmsg, RTA_MAX>& found, Route& route) {
     const int family = found.header.rtm_family;
     if (found[RTA_MULTIPATH] == nullptr) {
@@ -125,7 +125,7 @@ class Reader {
       if (::nla_parse(table.data(), RTA_MAX, attributes, static_cast<int>(hop->rtnh_len - sizeof(*hop)), nullptr) != 0)
         return false;
       const auto link = link_of(static_cast<uint32_t>(hop->rtnh_ifindex));
-      if (!link) return false;
+      if (!link) continue;  // of an interface that is down: the others serve
       route.next_hops.push_back({.link = link,
                                  .gateway = gateway(table[RTA_GATEWAY], table[RTA_VIA], family),
                                  .onlink = (hop->rtnh_flags & RTNH_F_ONLINK) != 0,
@@ -223,6 +223,7 @@ Result<std::vector<Interface>> read_interfaces(Netlink& netlink) {
                    .kind = info[IFLA_INFO_KIND] != nullptr ? ::nla_get_string(info[IFLA_INFO_KIND]) : "",
                    .ethernet = found.header.ifi_type == ARPHRD_ETHER,
                    .up = (found.header.ifi_flags & IFF_UP) != 0 && (found.header.ifi_flags & IFF_LOOPBACK) == 0,
+                   .lower = found[IFLA_LINK_NETNSID] == nullptr ? found.value<uint32_t>(IFLA_LINK) : 0,
                    .mac = found.value<MacAddress>(IFLA_ADDRESS),
                    .mtu = found.value<uint32_t>(IFLA_MTU),
                    .queue_length = found.value<uint32_t>(IFLA_TXQLEN)});

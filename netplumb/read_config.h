@@ -16,6 +16,7 @@ struct Interface {
   std::string kind;  // IFLA_INFO_KIND: "veth"; empty for a piece of hardware
   bool ethernet = false;
   bool up = false;
+  uint32_t lower = 0;  // IFLA_LINK in this namespace: the index of what a vlan is made on; 0: none, or elsewhere
   MacAddress mac{};
   uint32_t mtu = 0;
   uint32_t queue_length = 0;  // IFLA_TXQLEN
