@@ -152,7 +152,8 @@ Request tap_up(uint32_t index) {
   return {RTM_NEWLINK, 0, header};
 }
 
-// The kernel raises a transmit queue length of 0 (CNI's) when an interface gets a qdisc.
+// The kernel raises a transmit queue length of 0 (CNI's) when an interface gets a qdisc. Set back in the same batch, so
+// that no kill comes between.
 Request queue_length(const Interface& interface) {
   ifinfomsg header{};
   header.ifi_index = static_cast<int>(interface.index);
@@ -180,12 +181,12 @@ Result<Fd> wire(Netlink& netlink, const Interface& interface) {
   // By itself, because what follows a failure is tried all the same: another's qdisc gets none of our filters.
   Requests qdisc;
   add_qdisc(qdisc, wired);
+  qdisc.requests.push_back(queue_length(interface));
+  qdisc.whats.push_back(interface.name + ": set its transmit queue length back");
   GRANARY_TRY(ask(netlink, qdisc));
   fault_point("attach.qdisc");
   Requests back;
   add_redirect(back, wired, other);
-  back.requests.push_back(queue_length(interface));
-  back.whats.push_back(interface.name + ": set its transmit queue length back");
   if (const Status redirected = ask(netlink, back); !redirected) {
     Requests removal;
     add_removal(removal, wired);
@@ -201,8 +202,8 @@ Status attach_here(Attachment& into, size_t most_links) {
   std::vector<Interface> all = GRANARY_TRY(read_interfaces(netlink));
   if (std::ranges::any_of(all, [](const Interface& one) { return wired_index(one).has_value(); })) {
     for (const Interface& one : all) {
-      if (wired_index(one))
-        GRANARY_TRY(make_tap(one.name));  // EBUSY where a VMM has it: removing it would cut that off
+      // EBUSY where a VMM has it: removing it would cut that off.
+      if (wired_index(one)) GRANARY_TRY(make_tap(one.name));
     }
     GRANARY_TRY(remove_all(netlink));
     all = GRANARY_TRY(read_interfaces(netlink));

@@ -70,7 +70,7 @@ Status Netlink::ask(std::span<const Request> requests, std::span<const std::stri
     return Error::last_os_error(whats.front() + ": netlink: send");
   }
   std::optional<Error> failed;
-  std::array<char, 16 * 1024> buffer;
+  alignas(nlmsghdr) std::array<char, 16 * 1024> buffer;
   for (size_t left = requests.size(); left > 0;) {
     const size_t bytes = GRANARY_TRY(receive(socket_.get(), buffer));
     int rest = static_cast<int>(bytes);

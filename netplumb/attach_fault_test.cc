@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+// What attach() refuses, and what is left when something goes wrong: nothing.
+#include <gmock/gmock.h>
+#include <sys/wait.h>
+
+#include <csignal>
+#include <memory>
+
+#include "netplumb/attach_fixture.h"
+#include "netplumb/netns.h"
+
+namespace granary::netplumb {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+TEST_F(AttachTest, OtherKindsAreRefusedByName) {
+  for (const std::string& kind : {std::string("bridge"), std::string("vxlan id 7 dstport 4789 local 10.0.0.1"),
+                                  std::string("ipvlan"), std::string("netkit")}) {
+    const std::string link = kind == "ipvlan" ? "link eth0 " : "";
+    if (pod_.run("ip link add " + link + "odd0 type " + kind + " 2>/dev/null && ip link set odd0 up") != 0)
+      continue;  // not of this kernel
+    const Error refused = refusal();
+    EXPECT_TRUE(refused.is(Errc::kNotSupported)) << kind;
+    EXPECT_THAT(refused.message(),
+                AllOf(HasSubstr(pod_.path()), HasSubstr("odd0"), HasSubstr(kind.substr(0, kind.find(' ')))));
+    ASSERT_EQ(pod_.run("ip link del odd0"), 0);
+  }
+}
+
+TEST_F(AttachTest, WhatIsMadeOnAWiredInterfaceIsRefused) {
+  for (const std::string& kind : {std::string("macvlan"), std::string("vlan id 5")}) {
+    configure("ip addr replace 10.11.0.2/24 dev eth0");
+    if (pod_.run("ip link add link eth0 sub0 type " + kind + " 2>/dev/null") != 0) continue;  // not of this kernel
+    configure("ip link set sub0 up; ip addr add 10.12.0.2/24 dev sub0");
+    const Error refused = refusal();
+    EXPECT_TRUE(refused.is(Errc::kNotSupported)) << refused.message();
+    EXPECT_THAT(refused.message(), AllOf(HasSubstr("sub0: a " + kind.substr(0, kind.find(' '))), HasSubstr("on eth0")));
+    ASSERT_EQ(pod_.run("ip link del sub0"), 0);
+  }
+}
+
+TEST_F(AttachTest, WhatAGuestCannotHaveIsRefused) {
+  configure("ip addr add 10.11.0.2/24 dev eth0; ip rule add ipproto tcp table 9 priority 5");
+  EXPECT_THAT(refusal().message(), HasSubstr("the rule of priority 5"));
+}
+
+TEST_F(AttachTest, WithoutAnAddressItIsNotFinished) {
+  const Error refused = refusal();
+  EXPECT_TRUE(refused.is(Errc::kInvalidArgument));
+  EXPECT_THAT(refused.message(), HasSubstr("eth0: it has no address"));
+}
+
+TEST_F(AttachTest, AnothersIngressQdiscStays) {
+  for (const char* qdisc : {"ingress", "clsact"}) {
+    configure("ip addr replace 10.12.0.2/24 dev eth0; tc qdisc replace dev eth0 " + std::string(qdisc));
+    const Error refused = refusal();
+    EXPECT_TRUE(refused.is_errno(EEXIST)) << refused.message();
+    EXPECT_THAT(refused.message(), HasSubstr("eth0: somebody else's ingress"));
+    ASSERT_EQ(pod_.run("tc qdisc del dev eth0 " + std::string(qdisc)), 0);
+  }
+}
+
+TEST_F(AttachTest, ASecondAttachTakesTheFirstOnesPlaceUnlessAVmmHasIt) {
+  configure("ip addr add 10.13.0.2/24 dev eth0", "ip addr add 10.13.0.1/24 dev host0");
+  const std::string before = pod_.dump();
+  (void)attached();
+  const std::string wired = pod_.dump();
+  const auto again = attach_pod();
+  ASSERT_FALSE(again);
+  EXPECT_TRUE(again.error().is_errno(EBUSY)) << again.error().message();
+  EXPECT_EQ(pod_.dump(), wired);
+  expect_guest_answers({"10.13.0.2"}, "10.13.0.2");
+  attachment_.taps.clear();  // the VMM is gone, its persistent tap is not
+  (void)attached();
+  expect_guest_answers({"10.13.0.2"}, "10.13.0.2");
+  EXPECT_TRUE(detach(pod_.fd(), pod_.path()));
+  EXPECT_TRUE(detach(pod_.fd(), pod_.path())) << "twice";
+  EXPECT_EQ(pod_.dump(), before);
+}
+
+TEST_F(AttachTest, AnInterfaceThatVanishedLeavesItsTapToDetach) {
+  configure("ip addr add 10.13.0.2/24 dev eth0");
+  (void)attached();
+  ASSERT_EQ(pod_.run("ip link del eth0"), 0);
+  EXPECT_TRUE(detach(pod_.fd(), pod_.path()));
+  EXPECT_THAT(pod_.output("ls /sys/class/net"), "lo\n");
+}
+
+TEST_F(AttachTest, ManyTimesLeaveNothing) {
+  configure(
+      "ip addr add 10.14.0.2/24 dev eth0; ip addr add fd14::2/64 dev eth0 nodad; ip route add default via 10.14.0.1");
+  const std::string before = pod_.dump();
+  for (int i = 0; i < 500; ++i) {
+    const auto made = attach_pod();
+    ASSERT_TRUE(made) << made.error().message();
+    ASSERT_TRUE(detach(pod_.fd(), pod_.path()));
+  }
+  EXPECT_EQ(pod_.dump(), before);
+}
+
+TEST_F(AttachTest, ManyAtOnce) {
+  constexpr int kPods = 64;
+  std::vector<std::unique_ptr<TestNetns>> pods;
+  for (int i = 0; i < kPods; ++i) {
+    pods.push_back(std::make_unique<TestNetns>("many" + std::to_string(i)));
+    ASSERT_EQ(
+        pods.back()->run("ip link add eth0 type veth peer p; ip link set eth0 up; ip addr add 10.15.0.2/24 dev eth0"),
+        0);
+  }
+  std::vector<std::future<Result<Attachment>>> calls;
+  calls.reserve(pods.size());
+  for (const auto& pod : pods) {
+    calls.push_back(std::async(std::launch::async, [&pod] { return attach(pod->fd(), pod->path(), kMostLinks); }));
+  }
+  for (auto& call : calls) {
+    const auto made = call.get();
+    EXPECT_TRUE(made) << made.error().message();
+  }
+}
+
+// Between an attach that was killed and the detach, or on an interface that was given the index of one that went.
+TEST_F(AttachTest, AQdiscThatIsNotOursOutlivesOurTap) {
+  configure(
+      "ip addr add 10.12.0.2/24 dev eth0; ip tuntap add gtap$(cat /sys/class/net/eth0/ifindex) mode tap vnet_hdr;"
+      "tc qdisc add dev eth0 clsact; tc filter add dev eth0 ingress protocol all u32 match u32 0 0 flowid 1:1");
+  const std::string filters = pod_.output("tc filter show dev eth0 ingress");
+  ASSERT_THAT(filters, HasSubstr("u32"));
+  EXPECT_TRUE(detach(pod_.fd(), pod_.path()));
+  EXPECT_EQ(pod_.output("tc filter show dev eth0 ingress"), filters);
+  EXPECT_EQ(pod_.output("ls /sys/class/net | grep -c gtap || true"), "0\n");
+}
+
+class AttachKilledTest : public AttachTest, public testing::WithParamInterface<const char*> {};
+
+TEST_P(AttachKilledTest, DetachFindsItsWay) {
+  configure("ip addr add 10.17.0.2/24 dev eth0; ip addr add fd17::2/64 dev eth0 nodad; ip link set eth0 txqueuelen 0");
+  const std::string before = pod_.dump();
+  const std::string armed = testing::TempDir() + "granary-netplumb-" + std::to_string(::getpid());
+  std::fclose(std::fopen(armed.c_str(), "w"));
+  const std::string command = "GRANARY_FAULT=" + std::string(GetParam()) + ":" + armed + " exec " +
+                              GRANARY_ATTACH_AND_DETACH + " " + pod_.path();
+  const int status = std::system(command.c_str());
+  ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << "the step was not reached";
+  const auto again = attach_pod();  // what an agent does that comes back to the same pod
+  EXPECT_TRUE(again) << again.error().message();
+  EXPECT_TRUE(detach(pod_.fd(), pod_.path()));
+  EXPECT_EQ(pod_.dump(), before);
+}
+INSTANTIATE_TEST_SUITE_P(Each, AttachKilledTest,
+                         testing::Values("attach.tap", "attach.tap-redirected", "attach.qdisc", "attach.wired",
+                                         "detach.redirect", "detach.tap"));
+
+TEST_F(AttachTest, WithoutTheRightItSaysWhich) {
+  configure("ip addr add 10.16.0.2/24 dev eth0");
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::setresuid(65534, 65534, 65534) != 0) ::_exit(2);
+    const auto made = attach(pod_.fd(), pod_.path(), kMostLinks);
+    ::_exit(!made && made.error().is_errno(EPERM) && made.error().message().find("CAP_") != std::string::npos ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+TEST(NetnsTest, OnlyNetworkNamespacesOfOthersAreOpened) {
+  const auto code = [](const std::string& path) { return open_netns(path).error(); };
+  EXPECT_TRUE(code("relative").is(Errc::kInvalidArgument));
+  EXPECT_TRUE(code("/dev/null").is(Errc::kInvalidArgument));
+  EXPECT_TRUE(code("/proc/self/ns/mnt").is(Errc::kInvalidArgument));
+  EXPECT_TRUE(code("/run/netns/granary-none").is_errno(ENOENT));
+  const Error too_long = code("/" + std::string(1 << 20, 'n'));
+  EXPECT_TRUE(too_long.is(Errc::kInvalidArgument));
+  EXPECT_LT(too_long.message().size(), 200U);
+  EXPECT_TRUE(code(std::string("/run/netns/a\0b", 14)).is(Errc::kInvalidArgument));
+  const Error own = code("/proc/self/ns/net");
+  EXPECT_TRUE(own.is(Errc::kNotSupported));
+  EXPECT_THAT(own.message(), HasSubstr("hostNetwork"));
+  const TestNetns netns("open");
+  if (!netns.valid()) GTEST_SKIP() << "network namespaces cannot be made here (needs root and iproute2)";
+  EXPECT_TRUE(open_netns(netns.path()));
+}
+
+}  // namespace
+}  // namespace granary::netplumb
