@@ -8,7 +8,12 @@ Status Pool::Impl::adopt(CloneInfo info, const std::string& group, const std::st
   const std::string id = info.id;
   const std::shared_ptr<Clone> clone = GRANARY_TRY(Clone::adopt(tools(), info, group, owners_group));
   clone->unwire_at_end(std::move(unwire));
-  if (owners_group.empty()) GRANARY_TRY(clone->stay(growth_of(settings_.shape)));
+  if (owners_group.empty()) {
+    // A limit that cannot be raised is no reason to lose a clone that somebody holds.
+    if (const Status stays = clone->stay(growth_of(settings_.shape)); !stays) {
+      clone->flight().note("limit not raised", stays.error().message());
+    }
+  }
   info.vmm_pid = clone->pid();
   info.socket_path = clone->socket_path();
   {

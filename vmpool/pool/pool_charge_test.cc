@@ -37,6 +37,7 @@ class PoolChargeTest : public testing::Test {
                         .memory_bytes = [](const std::string&) -> Result<uint64_t> { return kCharged; },
                         .reserve = [this](const std::string& name, uint64_t bytes) -> Status {
                           const std::lock_guard lock(mutex);
+                          if (limit_is_stuck) return Error::from_errno(EBUSY, "raise the limit");
                           reserved[name] = bytes;
                           return ok();
                         }};
@@ -68,6 +69,7 @@ class PoolChargeTest : public testing::Test {
   std::map<std::string, std::string> journalled;
   bool pod_is_gone = false;
   bool move_fails = false;
+  bool limit_is_stuck = false;
   std::atomic<bool> was_unparked = false;
   std::unique_ptr<Pool> pool;
 
@@ -222,6 +224,22 @@ TEST_F(PoolChargeTest, AnAdoptedCloneKeepsItsResidueAndItsGroups) {
   EXPECT_TRUE(*pool->release(clone->id));
   EXPECT_THAT(groups_in_pod(), IsEmpty());
   EXPECT_FALSE(groups.contains("clone-" + clone->id));
+}
+
+TEST_F(PoolChargeTest, AnAdoptedCloneIsNotLostToALimitThatCannotBeRaised) {
+  start();
+  const auto clone = acquire("");
+  ASSERT_TRUE(clone);
+  pool->leave_running();
+  pool.reset();
+  start();
+  {
+    const std::lock_guard lock(mutex);
+    limit_is_stuck = true;
+  }
+  const Status adopted = pool->adopt(*clone, "clone-" + clone->id);
+  EXPECT_TRUE(adopted) << adopted.error().message();
+  EXPECT_TRUE(*pool->release(clone->id));
 }
 
 }  // namespace
