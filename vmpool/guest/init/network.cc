@@ -16,6 +16,8 @@
 #include <cstring>
 #include <memory>
 
+#include "vmpool/base/fd.h"
+
 namespace granary::guest {
 namespace {
 
@@ -234,9 +236,8 @@ int virtio_number(const std::string& link) {
   return name != nullptr && std::sscanf(name, "/virtio%d", &number) == 1 ? number : -1;
 }
 
-bool is_ethernet(const std::string& link) {
-  const auto type = read_file("/sys/class/net/" + link + "/type");
-  return type && *type == std::to_string(ARPHRD_ETHER) + "\n";
+Result<bool> is_ethernet(const std::string& link) {
+  return GRANARY_TRY(read_file("/sys/class/net/" + link + "/type")) == std::to_string(ARPHRD_ETHER) + "\n";
 }
 
 // By the number of their virtio device; those of none by their index, when `others` are wanted.
@@ -249,7 +250,7 @@ Result<std::vector<Card>> find_links(bool others) {
     const Card card{static_cast<int>(link->if_index), link->if_name};
     if (number >= 0) {
       found.emplace_back(number, card);
-    } else if (others && is_ethernet(card.name)) {
+    } else if (others && GRANARY_TRY(is_ethernet(card.name))) {
       found.emplace_back(int64_t{INT32_MAX} + card.index, card);
     }
   }
