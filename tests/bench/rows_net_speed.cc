@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows about a clone's network against a plain veth pair, in a network namespace of their own.
-#include <fcntl.h>
-#include <linux/if_tun.h>
 #include <linux/rtnetlink.h>
-#include <net/if.h>
 #include <sched.h>
-#include <sys/ioctl.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
 
+#include "netplumb/tap.h"
 #include "tests/bench/rows.h"
 #include "vmpool/guest/guest.pb.h"
 #include "vmpool/pool/clone.h"
@@ -36,15 +33,6 @@ Result<double> figure(const std::string& text) {
   const double value = std::strtod(text.c_str(), nullptr);
   if (value <= 0) return Error(Errc::kNotSupported, "net-speed said \"" + text.substr(0, 200) + "\"");
   return value;
-}
-
-Result<Fd> make_tap() {
-  Fd tap = GRANARY_TRY(open_file("/dev/net/tun", O_RDWR));
-  ifreq request{};
-  std::snprintf(request.ifr_name, IFNAMSIZ, "bench-tap");
-  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-  if (::ioctl(tap.get(), TUNSETIFF, &request) != 0) return Error::last_os_error("make a tap");
-  return tap;
 }
 
 guest::v1::Network network() {
@@ -75,7 +63,7 @@ class NetClone {
   Status start(const Guest& guest, const std::string& programs) {
     const pool::Template* const content = GRANARY_TRY(lab_.template_of(guest));
     pool::Attachments attachments;
-    attachments.taps.push_back(GRANARY_TRY(make_tap()));
+    attachments.taps.push_back(GRANARY_TRY(netplumb::make_tap("bench-tap")));
     (void)GRANARY_TRY(shell("ip addr add 10.97.0.1/24 dev bench-tap; ip link set bench-tap up"));
     clone_ = GRANARY_TRY(pool::Clone::create({lab_.spawner(), groups_, journal_}, "bench"));
     GRANARY_TRY(clone_->make_shell(shape()));
@@ -120,6 +108,21 @@ class NetClone {
   std::shared_ptr<pool::Clone> clone_;
 };
 
+// "net-speed serve", until its owner ends.
+class Server {
+ public:
+  ~Server() {
+    if (!pid_.empty()) (void)shell("kill " + pid_);
+  }
+  Status start(const std::string& programs) {
+    pid_ = GRANARY_TRY(shell(programs + "/net-speed serve 5201 >/dev/null 2>&1 & echo $!"));
+    return ok();
+  }
+
+ private:
+  std::string pid_;
+};
+
 // The other end of a veth pair, 10.98.0.2, in a namespace of a process that sleeps.
 class VethPeer {
  public:
@@ -153,7 +156,8 @@ Result<std::vector<Row>> measure_here(Lab& lab, const Guest& guest, const std::s
   VethPeer peer;
   GRANARY_TRY(clone.start(guest, programs));
   GRANARY_TRY(peer.start(programs));
-  const std::string server = GRANARY_TRY(shell(programs + "/net-speed serve 5201 >/dev/null 2>&1 & echo $!"));
+  Server server;
+  GRANARY_TRY(server.start(programs));
   std::vector<Row> rows;
   for (const auto& [name, kind, clock] :
        {std::tuple("net_tcp_ratio", "out",
@@ -170,7 +174,6 @@ Result<std::vector<Row>> measure_here(Lab& lab, const Guest& guest, const std::s
     }
     rows.push_back(row);
   }
-  (void)GRANARY_TRY(shell("kill " + server));
   return rows;
 }
 
