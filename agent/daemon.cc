@@ -100,16 +100,8 @@ Config adapt(Config config, const Host& host) {
 }
 
 SandboxBackend sandbox_backend(PoolSet& pools, const Config& config) {
-  return {.acquire = [&pools](const std::string& owner_id, const std::string& pool, const std::string& hostname,
-                              const std::string& cgroup_parent, const std::string& netns,
-                              pool::SteadyTime deadline) -> Result<pool::CloneInfo> {
-            return GRANARY_TRY(pools.acquire({.pool = pool,
-                                              .owner_id = owner_id,
-                                              .hostname = hostname,
-                                              .deadline = deadline,
-                                              .cgroup_parent = cgroup_parent,
-                                              .netns = netns}))
-                .clone;
+  return {.acquire = [&pools](const PoolSet::Wish& wish) -> Result<pool::CloneInfo> {
+            return GRANARY_TRY(pools.acquire(wish)).clone;
           },
           .release = [&pools](const std::string& clone_id) { return pools.release(clone_id); },
           .check_running = [&pools](const std::string& clone_id) -> Status {

@@ -117,24 +117,23 @@ grpc::Status SandboxController::Create(grpc::ServerContext* /*context*/,
 grpc::Status SandboxController::Start(grpc::ServerContext* context, const sandbox::ControllerStartRequest* request,
                                       sandbox::ControllerStartResponse* response) {
   const std::string& id = request->sandbox_id();
-  std::string pool;
-  std::string hostname;
-  std::string cgroup_parent;
-  std::string netns;
+  PoolSet::Wish wish;
   {
     const std::lock_guard lock(mutex_);
     const auto at = sandboxes_.find(id);
     if (at == sandboxes_.end()) return unknown(id);
-    if (at->second.phase == Phase::kEnded) {
-      return {grpc::StatusCode::FAILED_PRECONDITION, "sandbox " + id + " has ended: " + at->second.reason};
+    const Sandbox& record = at->second;
+    if (record.phase == Phase::kEnded) {
+      return {grpc::StatusCode::FAILED_PRECONDITION, "sandbox " + id + " has ended: " + record.reason};
     }
-    pool = at->second.pool;
-    hostname = at->second.hostname;
-    cgroup_parent = at->second.cgroup_parent;
-    netns = at->second.netns;
+    wish = {.pool = record.pool,
+            .owner_id = owner_of(id),
+            .hostname = record.hostname,
+            .deadline = deadline_of(*context),
+            .cgroup_parent = record.cgroup_parent,
+            .netns = record.netns};
   }
-  const Result<pool::CloneInfo> clone =
-      backend_.acquire(owner_of(id), pool, hostname, cgroup_parent, netns, deadline_of(*context));
+  const Result<pool::CloneInfo> clone = backend_.acquire(wish);
   if (!clone) return api::to_grpc(clone.error());
   WallTime created_at;
   bool stopped_meanwhile = false;

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "agent/leases.h"
+#include "agent/pool_set.h"
 #include "containerd/sandbox.grpc.pb.h"
 #include "vmpool/pool/pool.h"
 
@@ -17,10 +17,7 @@ namespace granary::agent {
 
 // What the controller needs of the agent: clones by owner, and their end.
 struct SandboxBackend {
-  std::function<Result<pool::CloneInfo>(const std::string& owner_id, const std::string& pool,
-                                        const std::string& hostname, const std::string& cgroup_parent,
-                                        const std::string& netns, pool::SteadyTime deadline)>
-      acquire;
+  std::function<Result<pool::CloneInfo>(const PoolSet::Wish& wish)> acquire;
   std::function<Result<bool>(const std::string& clone_id)> release;
   // kCloneGone with the reason once a clone has ended.
   std::function<granary::Status(const std::string& clone_id)> check_running;
