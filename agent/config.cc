@@ -62,6 +62,10 @@ Field map_field(std::string_view name, std::vector<Field> fields) {
           }};
 }
 
+Field device_field(std::string_view name, uint8_t& slots) {
+  return switch_field(name, [&slots](bool on) { slots = on ? 1 : 0; });
+}
+
 Field charge_field(pool::Charge& into) {
   return {"charge", [&into](const YamlNode& node, const Place& place) -> Status {
             std::string word;
@@ -81,11 +85,12 @@ std::vector<Field> pool_fields(pool::PoolSettings& pool) {
           number_field("max", pool.max, 1, kMaxClones),
           optional_size_field("memory_budget", pool.memory_budget, kMiB, kMaxBudget),
           charge_field(pool.charge),
+          switch_field("core_scheduling", [&pool](bool on) { pool.core_scheduling = on; }),
           number_field("refill_concurrency", pool.refill_concurrency, 1, 64),
           map_field("template", template_fields(pool)),
           map_field("devices", {count_field("net", devices.net_slots, 2), count_field("block", devices.block_slots, 8),
-                                switch_field("entropy", devices.entropy), switch_field("console", devices.console),
-                                switch_field("balloon", devices.balloon)}),
+                                device_field("entropy", devices.entropy), device_field("console", devices.console),
+                                device_field("balloon", devices.balloon)}),
           duration_field("boot_timeout", pool.boot_timeout, milliseconds(1000), kHour),
           duration_field("probe_timeout", pool.probe_timeout, milliseconds(10), kHour),
           duration_field("identity_timeout", pool.identity_timeout, milliseconds(10), kHour)};

@@ -213,13 +213,13 @@ Field count_field(std::string_view name, uint8_t& into, uint8_t most) {
           }};
 }
 
-Field switch_field(std::string_view name, uint8_t& into) {
-  return {name, [&into](const YamlNode& node, const Place& place) -> Status {
+Field switch_field(std::string_view name, std::function<void(bool)> set) {
+  return {name, [set = std::move(set)](const YamlNode& node, const Place& place) -> Status {
             GRANARY_TRY(want_scalar(node, place, "true or false"));
             if (node.quoted || (node.text != "true" && node.text != "false")) {
               return place.refuse(node, "wrong type: " + quote(node.text) + "; give true or false");
             }
-            into = node.text == "true" ? 1 : 0;
+            set(node.text == "true");
             return ok();
           }};
 }

@@ -43,7 +43,7 @@ Field word_field(std::string_view name, std::string& into, std::vector<std::stri
 Field name_field(std::string_view name, std::string& into);  // [a-z0-9] and '-' inside, at most 40 bytes
 Field number_field(std::string_view name, uint32_t& into, uint32_t least, uint32_t most);
 Field count_field(std::string_view name, uint8_t& into, uint8_t most);
-Field switch_field(std::string_view name, uint8_t& into);  // true / false -> 1 / 0
+Field switch_field(std::string_view name, std::function<void(bool)> set);  // true or false
 // A whole number with KiB, MiB or GiB.
 Field size_field(std::string_view name, uint64_t& bytes, uint64_t least, uint64_t most);
 Field optional_size_field(std::string_view name, std::optional<uint64_t>& bytes, uint64_t least, uint64_t most);

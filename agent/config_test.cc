@@ -47,6 +47,7 @@ pools:
     memory_budget: 64MiB
     refill_concurrency: 3
     template: {kernel: /k, initramfs: "", command_line: "quiet x=y", max_age: 24h, max_clones: 500, sharing: none}
+    core_scheduling: true
     devices: {net: 1, block: 0, entropy: false, console: true, balloon: false}
     boot_timeout: 90s
     probe_timeout: 250ms
@@ -86,6 +87,7 @@ guest: {kernel: /gk, initramfs: /gi, command_line: gc}
   EXPECT_EQ(a.shape.devices.entropy, 0);
   EXPECT_EQ(a.shape.devices.console, 1);
   EXPECT_EQ(a.shape.devices.balloon, 0);
+  EXPECT_TRUE(a.core_scheduling);
   EXPECT_EQ(a.boot_timeout, milliseconds(90'000));
   EXPECT_EQ(a.probe_timeout, milliseconds(250));
   EXPECT_EQ(a.identity_timeout, milliseconds(3'600'000));

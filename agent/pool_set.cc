@@ -132,7 +132,7 @@ Result<PoolSet::Member> PoolSet::make(const pool::PoolSettings& settings) {
   EventFeed* const events = &resources_.events;
   pool::PoolResources resources{.spawner = resources_.spawner,
                                 .templates = resources_.templates,
-                                .vmm_build_id = control::text_of(resources_.spawner.hello().vmm_build_id),
+                                .vmm_build_id = [spawner = &resources_.spawner] { return control::text_of(spawner->hello().vmm_build_id); },
                                 .host_fingerprint = resources_.host_fingerprint,
                                 .groups = groups(),
                                 .journal = journal(settings.name),

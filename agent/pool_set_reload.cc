@@ -14,7 +14,8 @@ namespace {
 constexpr std::chrono::seconds kRetiredLook{1};
 
 bool same_template(const pool::PoolSettings& a, const pool::PoolSettings& b) {
-  return a.shape == b.shape && a.source == b.source && a.sharing == b.sharing;
+  return a.shape == b.shape && a.source == b.source && a.sharing == b.sharing &&
+         a.core_scheduling == b.core_scheduling;
 }
 
 bool is_empty(const pool::PoolStatus& status) {

@@ -37,6 +37,8 @@ enum class Type : uint16_t {
   kGetTemplate = 23,   // TemplateRef -> kDone [state memfd, memory memfd]
   kDropTemplate = 24,  // TemplateRef -> kDone
   kTakeVm = 25,        // TakeVm [control socket, status page, pidfd] -> kDone: a VM of a spawner that has died; watched, but no child
+  // What kListVms has no room for: the VMs and records with a greater number, in the order of their numbers.
+  kListVmsAfter = 26,  // VmRef -> VmList
   // event from granary-spawn
   kExited = 32,  // VmRecord: a VMM was reaped
 
@@ -85,8 +87,12 @@ struct HelloReply {
   uint32_t reserved;
   char vmm_build_id[64];  // hex digits; part of the template key
 };
+// The VMM gets a core-scheduling cookie of its own (Linux: admin-guide/hw-vuln/core-scheduling.rst): no other process runs
+// on the sibling of a hardware thread while one of its threads runs. Nothing to do on a host without such siblings;
+// EINVAL: a kernel without CONFIG_SCHED_CORE.
+inline constexpr uint32_t kSpawnCoreScheduling = 1U << 0;
 struct Spawn {
-  uint32_t flags;  // none defined: 0
+  uint32_t flags;  // kSpawn…
   uint32_t reserved;
 };
 struct Spawned {
@@ -112,7 +118,7 @@ struct VmRecord {
 };
 struct VmList {
   uint32_t count;
-  uint32_t more;  // 1 if there are more than fit: ask again with kForget'ed records gone
+  uint32_t more;  // 1 if there are more than fit: kListVmsAfter
   std::array<VmRecord, 1024> vms;
 };
 struct TemplateRef {

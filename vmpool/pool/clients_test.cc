@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 
+#include <algorithm>
 #include <csignal>
 #include <thread>
 
@@ -79,6 +80,23 @@ TEST_F(ClientsTest, AnotherClientAdopts) {
   EXPECT_TRUE(vmm.stats());
   ASSERT_TRUE(bench.spawner().kill(vm.vm));
   EXPECT_TRUE((*second)->adopt(vm.vm).error().is(Errc::kCloneGone));
+}
+
+TEST_F(ClientsTest, MoreVmsThanFitIntoOneMessageAreAllListed) {
+  const size_t more_than_fit = control::VmList{}.vms.size() + 2;
+  for (size_t i = 0; i < more_than_fit; ++i) {
+    const Result<SpawnedVm> vm = bench.spawner().spawn();
+    ASSERT_TRUE(vm) << vm.error().message();
+    ASSERT_TRUE(bench.spawner().kill(vm->vm));
+  }
+  const Result<SpawnedVm> live = bench.spawner().spawn();
+  ASSERT_TRUE(live) << live.error().message();
+  const Result<std::vector<control::VmRecord>> all = bench.spawner().list();
+  ASSERT_TRUE(all) << all.error().message();
+  EXPECT_EQ(all->size(), more_than_fit + 1);
+  EXPECT_EQ(std::ranges::count(*all, 1U, &control::VmRecord::alive), 1);
+  EXPECT_EQ(all->back().vm_id, live->vm.value);
+  EXPECT_TRUE(bench.spawner().kill(live->vm));
 }
 
 TEST_F(ClientsTest, RequestsFailOnceTheSpawnerHasGone) {

@@ -60,7 +60,7 @@ Status Clone::make_shell(const Shape& shape) {
   has_group_ = true;  // perhaps in part
   const Fd group = GRANARY_TRY(tools_.groups.create(group_));
   fault_point("clone.group-made");
-  vm_ = GRANARY_TRY(tools_.spawner.spawn(group.get()));
+  vm_ = GRANARY_TRY(tools_.spawner.spawn(group.get(), tools_.spawn_flags));
   has_vm_ = true;
   fault_point("clone.spawned");
   flight_.note("spawned", "pid " + std::to_string(vm_.pid));

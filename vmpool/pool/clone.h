@@ -22,6 +22,7 @@ struct CloneTools {
   SpawnerClient& spawner;
   const CloneGroups& groups;
   const CloneJournal& journal;
+  uint32_t spawn_flags = 0;  // control::kSpawn…
 };
 
 // Of groups below an owner's.

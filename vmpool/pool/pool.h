@@ -79,6 +79,7 @@ struct PoolSettings : PoolLimits {
   Shape shape;
   TemplateSource source;
   Sharing sharing = Sharing::kNode;
+  bool core_scheduling = false;  // each VMM has a cookie of its own (control::kSpawnCoreScheduling)
 };
 
 // What makes one clone different (design.md: identity). Empty fields are chosen by the pool.
@@ -215,7 +216,8 @@ struct CloneJournal {
 struct PoolResources {
   SpawnerClient& spawner;
   TemplateStore& templates;
-  std::string vmm_build_id;  // part of the template key
+  // Of what the spawner that is there now starts; part of the template key. Any thread.
+  std::function<std::string()> vmm_build_id;
   std::string host_fingerprint;  // kvm::to_text(HostFingerprint), "name=value\n" lines: part of the template key too
   CloneGroups groups;
   CloneJournal journal = {};

@@ -44,6 +44,12 @@ void Pool::Impl::spawner_replaced() {
     for (const auto& [id, entry] : entries_) {
       if (entry.state == State::kRunning || entry.state == State::kAcquiring) running.push_back(entry.clone);
     }
+    // Made for another VMM build, it is never loaded by this one: the template thread finds or builds its successor.
+    if (template_.content && template_.vmm_build_id != resources_.vmm_build_id()) {
+      template_.content = nullptr;
+      ++template_.generation;
+      template_state_ = "waiting";
+    }
     content = template_.content;
   }
   reclaim_cv_.notify_one();

@@ -99,6 +99,7 @@ class Pool::Impl {
   struct CurrentTemplate {
     std::shared_ptr<const Template> content;
     uint64_t generation = 0;
+    std::string vmm_build_id;  // what it was made by and for
     SteadyTime built_at{};
     uint32_t clones = 0;  // made from it
     uint64_t bytes = 0;  // of its file, holes left out
@@ -109,14 +110,16 @@ class Pool::Impl {
   void template_loop();
   void prepare_first_template();
   Status prepare_template();
-  // False: there is none that can be used.
-  bool take_stored(const std::string& key, SteadyTime since);
+  // False: there is none that can be used. Errors of set_template().
+  Result<bool> take_stored(const TemplateInputs& inputs, SteadyTime since);
   Status build_and_keep(const TemplateInputs& inputs, const std::function<void(const std::string&)>& progress);
   void store(const BuiltTemplate& built, std::string& how);
-  void set_template(Template content, SteadyTime built_at, const std::string& how);
+  // kVmmFailed: the spawner's VMM is another build by now.
+  Status set_template(Template content, const TemplateInputs& inputs, SteadyTime built_at, const std::string& how);
   void set_template_state(const std::string& state);
 
   // pool_rotation.cc
+  // Until the end, or until there is no template any more.
   void rotate_loop();
   [[nodiscard]] uint32_t most_clones() const;
   [[nodiscard]] bool is_used_up() const;
@@ -186,7 +189,10 @@ class Pool::Impl {
   [[nodiscard]] FlightRecord flight_of(Clone& clone) const;
   void emit(const char* kind, const std::string& clone_id, const std::string& text) const;
   [[nodiscard]] uint32_t count(State state) const;
-  [[nodiscard]] CloneTools tools() { return {resources_.spawner, resources_.groups, resources_.journal}; }
+  [[nodiscard]] CloneTools tools() {
+    return {resources_.spawner, resources_.groups, resources_.journal,
+            settings_.core_scheduling ? control::kSpawnCoreScheduling : 0};
+  }
 
   PoolSettings settings_;  // its PoolLimits are guarded by mutex_; name, shape and source never change
   PoolResources resources_;

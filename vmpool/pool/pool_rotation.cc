@@ -8,7 +8,7 @@ namespace granary::pool {
 void Pool::Impl::rotate_loop() {
   Backoff backoff;
   std::unique_lock lock(mutex_);
-  while (!draining_) {
+  while (!draining_ && template_.content) {
     const std::optional<SteadyTime> due = rotation_due();
     if (!due) {
       work_cv_.wait(lock);

@@ -91,6 +91,39 @@ TEST_F(PoolRotationTest, SharingNoneGivesEachCloneATemplateThatNobodyElseSees) {
   EXPECT_FALSE(bench.spawner().get_template(pool->status().template_key));
 }
 
+TEST_F(PoolRotationTest, ASpawnerOfAnotherVmmBuildMakesTheTemplateAnew) {
+  const auto pool = start();
+  ASSERT_TRUE(bench.wait_until([&] { return pool->status().warm == 1; }));
+  const std::string old_key = pool->status().template_key;
+  pool->spawner_replaced();
+  EXPECT_EQ(pool->status().template_key, old_key) << "the same build goes on with its template";
+  bench.set_vmm_build("another");
+  bench.set_behaviour("error-at-snapshot");
+  pool->spawner_replaced();
+  ASSERT_TRUE(bench.wait_until([&] { return bench.events("template-failed") >= 1; }));
+  EXPECT_EQ(pool->status().template_key, "") << "the old one is for another build";
+  EXPECT_FALSE(pool->acquire({}, SteadyClock::now() + std::chrono::milliseconds(50)));
+  bench.set_behaviour("");
+  const Result<CloneInfo> after = pool->acquire({}, soon());
+  ASSERT_TRUE(after) << after.error().message();
+  EXPECT_NE(after->template_key, old_key);
+  EXPECT_EQ(after->template_key, template_inputs(settings, "another", "cpu=fake\nkernel=fake\n")->key());
+}
+
+TEST_F(PoolRotationTest, ATemplateThatWasBuiltWhileTheVmmChangedIsNotTaken) {
+  PoolResources resources = bench.resources();
+  resources.on_event = [this, pass_on = resources.on_event](const Event& event) {
+    if (event.text.starts_with("95%")) bench.set_vmm_build("another");  // it is built, and not yet taken
+    pass_on(event);
+  };
+  const auto pool = Pool::start(settings, std::move(resources));
+  ASSERT_TRUE(pool) << pool.error().message();
+  const Result<CloneInfo> clone = (*pool)->acquire({}, soon());
+  ASSERT_TRUE(clone) << clone.error().message();
+  EXPECT_EQ(clone->template_key, template_inputs(settings, "another", "cpu=fake\nkernel=fake\n")->key());
+  EXPECT_EQ(bench.events("template-failed"), 1U);
+}
+
 TEST_F(PoolRotationTest, SharingSaysWhetherPoolsHaveOneKey) {
   const std::string shared = key();
   settings.name = "other";

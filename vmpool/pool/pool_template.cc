@@ -15,8 +15,12 @@ uint64_t allocated_bytes(const Fd& file) {
 }  // namespace
 
 void Pool::Impl::template_loop() {
-  prepare_first_template();
-  rotate_loop();
+  for (;;) {
+    prepare_first_template();
+    rotate_loop();
+    const std::lock_guard lock(mutex_);
+    if (draining_) return;
+  }
 }
 
 void Pool::Impl::prepare_first_template() {
@@ -42,18 +46,19 @@ Status Pool::Impl::prepare_template() {
   const std::lock_guard build_lock(build_mutex_);
   set_template_state("hashing kernel and initramfs");
   const TemplateInputs inputs =
-      GRANARY_TRY(template_inputs(settings(), resources_.vmm_build_id, resources_.host_fingerprint));
+      GRANARY_TRY(template_inputs(settings(), resources_.vmm_build_id(), resources_.host_fingerprint));
   if (const std::optional<SteadyTime> since = stored_since(inputs.key())) {
-    if (take_stored(inputs.key(), *since)) return ok();
+    if (GRANARY_TRY(take_stored(inputs, *since))) return ok();
   } else {
     emit("template-building", "", "no stored template is young enough for this pool");
   }
   return build_and_keep(inputs, [](const std::string&) {});
 }
 
-bool Pool::Impl::take_stored(const std::string& key, SteadyTime since) {
+Result<bool> Pool::Impl::take_stored(const TemplateInputs& inputs, SteadyTime since) {
+  const std::string key = inputs.key();
   if (Result<Template> kept = resources_.spawner.get_template(key)) {
-    set_template(std::move(*kept), since, "kept by the spawner");
+    GRANARY_TRY(set_template(std::move(*kept), inputs, since, "kept by the spawner"));
     return true;
   }
   set_template_state("loading");
@@ -61,7 +66,7 @@ bool Pool::Impl::take_stored(const std::string& key, SteadyTime since) {
   if (loaded) {
     // Only for the next agent's start; without it that one reads the disk.
     (void)resources_.spawner.put_template(*loaded);
-    set_template(std::move(*loaded), since, "loaded and verified");
+    GRANARY_TRY(set_template(std::move(*loaded), inputs, since, "loaded and verified"));
     return true;
   }
   emit("template-building", "",
@@ -95,7 +100,7 @@ Status Pool::Impl::build_and_keep(const TemplateInputs& inputs,
   if (now.sharing != Sharing::kNone) store(*built, how);
   measure(Measure::kTemplateBuilds, 1, "ok");
   measure_since(begin, Measure::kTemplateSeconds);
-  set_template(std::move(built->content), SteadyClock::now(), how);
+  GRANARY_TRY(set_template(std::move(built->content), inputs, SteadyClock::now(), how));
   progress("100% ready");
   return ok();
 }
@@ -110,15 +115,23 @@ void Pool::Impl::store(const BuiltTemplate& built, std::string& how) {
   (void)resources_.spawner.put_template(built.content);
 }
 
-void Pool::Impl::set_template(Template content, SteadyTime built_at, const std::string& how) {
+Status Pool::Impl::set_template(Template content, const TemplateInputs& inputs, SteadyTime built_at,
+                                const std::string& how) {
   const std::string key = content.key;
+  const std::string build = inputs.lines.at("vmm");
   const uint64_t bytes = allocated_bytes(content.memory);
   {
     const std::lock_guard lock(mutex_);
+    // spawner_replaced() withdraws what was set before it; this is what would be set after it.
+    if (build != resources_.vmm_build_id()) {
+      return Error(Errc::kVmmFailed, "the template is of VMM build " + build +
+                                         ", and the spawner was replaced by another build's meanwhile");
+    }
     // What was counted against a used-up template is what it was meant for: those clones stay.
     const bool keep_idle = template_.content && is_used_up();
     template_ = {.content = std::make_shared<const Template>(std::move(content)),
                  .generation = template_.generation + 1,
+                 .vmm_build_id = build,
                  .built_at = built_at,
                  .clones = 0,
                  .bytes = bytes};
@@ -128,6 +141,7 @@ void Pool::Impl::set_template(Template content, SteadyTime built_at, const std::
   }
   work_cv_.notify_all();
   emit("template-ready", "", key.substr(0, 12) + ": " + how);
+  return ok();
 }
 
 void Pool::Impl::set_template_state(const std::string& state) {
@@ -139,7 +153,7 @@ Status Pool::Impl::rebuild_template(const std::function<void(const std::string&)
   const std::lock_guard build_lock(build_mutex_);
   if (cancel_build_) return Error(Errc::kShuttingDown, "rebuild the template of pool " + settings_.name);
   const TemplateInputs inputs =
-      GRANARY_TRY(template_inputs(settings(), resources_.vmm_build_id, resources_.host_fingerprint));
+      GRANARY_TRY(template_inputs(settings(), resources_.vmm_build_id(), resources_.host_fingerprint));
   const Status built = build_and_keep(inputs, progress);
   if (built) return built;
   {

@@ -71,9 +71,9 @@ control::HelloReply SpawnerClient::hello() {
   return hello_;
 }
 
-Result<SpawnedVm> SpawnerClient::spawn(int cgroup) {
+Result<SpawnedVm> SpawnerClient::spawn(int cgroup, uint32_t flags) {
   const std::span<const int> fds(&cgroup, cgroup >= 0 ? 1 : 0);
-  return take_vm(GRANARY_TRY(ask(Type::kSpawn, control::Spawn{}, fds)), Type::kSpawn);
+  return take_vm(GRANARY_TRY(ask(Type::kSpawn, control::Spawn{.flags = flags, .reserved = 0}, fds)), Type::kSpawn);
 }
 
 Status SpawnerClient::take(const SpawnedVm& vm, int control) {
@@ -108,13 +108,32 @@ Status SpawnerClient::kill(VmId vm) {
   return ok();
 }
 
-Result<std::vector<control::VmRecord>> SpawnerClient::list() {
-  const control::Message answer = GRANARY_TRY(ask(Type::kListVms, control::Empty{}));
-  const auto body = GRANARY_TRY(answer.as_answer<control::VmList>(Type::kListVms));
-  if (body.count > body.vms.size()) {
-    return Error(Errc::kProtocolMalformed, "the spawner listed " + std::to_string(body.count) + " VMs in one message");
+template <class Body>
+Result<control::VmList> SpawnerClient::ask_for_list(Type type, const Body& body) {
+  const control::Message answer = GRANARY_TRY(ask(type, body));
+  const auto list = GRANARY_TRY(answer.as_answer<control::VmList>(type));
+  if (list.count > list.vms.size()) {
+    return Error(Errc::kProtocolMalformed, "the spawner listed " + std::to_string(list.count) + " VMs in one message");
   }
-  return std::vector<control::VmRecord>(body.vms.begin(), body.vms.begin() + body.count);
+  return list;
+}
+
+Result<std::vector<control::VmRecord>> SpawnerClient::list() {
+  control::VmList list = GRANARY_TRY(ask_for_list(Type::kListVms, control::Empty{}));
+  if (list.more == 0) return std::vector<control::VmRecord>(list.vms.begin(), list.vms.begin() + list.count);
+  std::vector<control::VmRecord> all;
+  uint64_t last = 0;
+  for (list.more = 1; list.more != 0;) {
+    list = GRANARY_TRY(ask_for_list(Type::kListVmsAfter, control::VmRef{last}));
+    for (uint32_t i = 0; i < list.count; ++i) {
+      // Or it would never come to an end.
+      if (list.vms[i].vm_id <= last) return Error(Errc::kProtocolMalformed, "the spawner listed its VMs in no order");
+      last = list.vms[i].vm_id;
+      all.push_back(list.vms[i]);
+    }
+    if (list.count == 0 && list.more != 0) return Error(Errc::kProtocolMalformed, "the spawner listed nothing, and more");
+  }
+  return all;
 }
 
 Status SpawnerClient::forget(VmId vm) {

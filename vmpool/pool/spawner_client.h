@@ -45,10 +45,11 @@ class SpawnerClient {
   SpawnerClient(const SpawnerClient&) = delete;
   SpawnerClient& operator=(const SpawnerClient&) = delete;
 
-  // `cgroup`: directory of a cgroup v2 group for the VMM to be born in, or -1.
-  Result<SpawnedVm> spawn(int cgroup = -1);
+  // `cgroup`: directory of a cgroup v2 group for the VMM to be born in, or -1. `flags`: control::kSpawn…
+  Result<SpawnedVm> spawn(int cgroup = -1, uint32_t flags = 0);
   // Returns once the process is reaped and its socket's path is gone; also for a VM that ended before. kCloneUnknown.
   Status kill(VmId vm);
+  // All of them; of ended ones at least the newest.
   Result<std::vector<control::VmRecord>> list();
   // Gives a VM of a spawner that has died to this one, which watches it from now on; descriptors are borrowed.
   Status take(const SpawnedVm& vm, int control);
@@ -89,6 +90,8 @@ class SpawnerClient {
     return ask_bytes(type, std::as_bytes(std::span(&body, 1)), fds);
   }
   Result<control::Message> ask_bytes(control::Type type, std::span<const std::byte> body, std::span<const int> fds);
+  template <class Body>
+  Result<control::VmList> ask_for_list(control::Type type, const Body& body);
   Result<SpawnedVm> take_vm(control::Message answer, control::Type type);
   void read_all(const Fd& socket);
   void dispatch(control::Message message);

@@ -93,6 +93,11 @@ void TestBench::set_behaviour(const std::string& words) const {
   ASSERT_TRUE(pwrite_all(file->get(), std::as_bytes(std::span(text)), 0));
 }
 
+void TestBench::set_vmm_build(const std::string& build) {
+  const std::lock_guard lock(mutex_);
+  vmm_build_ = build;
+}
+
 std::set<std::string> TestBench::sockets() const {
   std::set<std::string> names;
   for (const auto& entry : fs::directory_iterator(folder_ / "run")) names.insert(entry.path().filename().string());
@@ -119,7 +124,10 @@ PoolSettings TestBench::settings() const {
 PoolResources TestBench::resources() {
   return {.spawner = *spawner_,
           .templates = *templates_,
-          .vmm_build_id = "fake",
+          .vmm_build_id = [this] {
+            const std::lock_guard lock(mutex_);
+            return vmm_build_;
+          },
           .host_fingerprint = "cpu=fake\nkernel=fake\n",
           .groups = {.create = [this](const std::string& name) -> Result<Fd> {
                        const std::lock_guard lock(mutex_);

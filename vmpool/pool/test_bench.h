@@ -31,6 +31,8 @@ class TestBench {
 
   // Words of fake_vmm.cc, one a line; takes effect at the VMMs' next step.
   void set_behaviour(const std::string& words) const;
+  // What the spawner is said to start from now on.
+  void set_vmm_build(const std::string& build);
   void kill_spawner();
   void start_spawner();
 
@@ -63,6 +65,7 @@ class TestBench {
   mutable std::mutex mutex_;
   std::condition_variable event_cv_;
   std::vector<Event> events_;
+  std::string vmm_build_ = "fake";
   std::set<std::string> groups_;
 };
 

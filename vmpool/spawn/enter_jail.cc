@@ -78,11 +78,20 @@ bool drop_capabilities(FailedStep& failed) {
               ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
 }
 
+// The threads that the VMM makes later inherit it.
+bool take_core_cookie(FailedStep& failed) {
+  const int made = ::prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, PR_SCHED_CORE_SCOPE_THREAD, 0);
+  if (made != 0 && errno == ENODEV) return true;  // no core has two hardware threads
+  return step(failed, "take a core-scheduling cookie",
+              "the kernel needs CONFIG_SCHED_CORE; without it set core_scheduling: false", made);
+}
+
 }  // namespace
 
 bool enter_jail(const Jail& jail, FailedStep& failed) {
   const JailNamespaces& in = *jail.namespaces;
   ::umask(077);
+  if (jail.core_scheduling && !take_core_cookie(failed)) return false;
   return step(failed, "enter the jail's ipc namespace", kNeedsRoot, ::setns(in.ipc.get(), CLONE_NEWIPC)) &&
          step(failed, "enter the jail's uts namespace", kNeedsRoot, ::setns(in.uts.get(), CLONE_NEWUTS)) &&
          step(failed, "enter the jail's net namespace", kNeedsRoot, ::setns(in.net.get(), CLONE_NEWNET)) &&

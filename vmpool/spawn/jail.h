@@ -63,6 +63,7 @@ class UidSlots {
 struct Jail {
   const JailNamespaces* namespaces = nullptr;
   uid_t uid = 0;
+  bool core_scheduling = false;  // control::kSpawnCoreScheduling
 };
 
 // A failed step of a process's birth. Lies in memory that the child shares, so it is plain.
@@ -72,7 +73,7 @@ struct FailedStep {
   const char* remedy = "";
 };
 
-// Locks the calling process in for good: namespaces, umask, limits, no groups, uid and gid, no capabilities (bounding
+// Locks the calling process in for good: core-scheduling cookie, namespaces, umask, limits, no groups, uid and gid, no capabilities (bounding
 // set included), no_new_privs. Its own pid namespace it must have been born with. False with `failed` filled in.
 //
 // For a child that shares its parent's memory until exec: allocates nothing, and system calls that the C library would

@@ -111,6 +111,11 @@ Status Spawner::dispatch(Peer& peer, control::Message& message) {
       peer.send(Type::kListVms, message.request, vms_->list());
       return ok();
     }
+    case Type::kListVmsAfter: {
+      const auto ref = GRANARY_TRY(message.as<control::VmRef>());
+      peer.send(Type::kListVmsAfter, message.request, vms_->list_after(VmId{ref.vm_id}));
+      return ok();
+    }
     case Type::kForget: {
       const auto ref = GRANARY_TRY(message.as<control::VmRef>());
       GRANARY_TRY(vms_->forget(VmId{ref.vm_id}));
@@ -149,12 +154,12 @@ Status Spawner::hello(Peer& peer, const control::Message& message) {
 
 Status Spawner::spawn(Peer& peer, const control::Message& message) {
   const auto body = GRANARY_TRY(message.as<control::Spawn>(message.fds.empty() ? 0 : 1));
-  if (body.flags != 0) {
-    return Error(Errc::kProtocolMalformed, "spawn flags " + std::to_string(body.flags) + ": none are defined");
+  if ((body.flags & ~control::kSpawnCoreScheduling) != 0) {
+    return Error(Errc::kProtocolMalformed, "spawn flags " + std::to_string(body.flags) + ": some are not defined");
   }
   if (finishing_) return Error(Errc::kShuttingDown, "spawn a VMM");
   const int cgroup = message.fds.empty() ? -1 : message.fds.front().get();
-  const VmId vm = GRANARY_TRY(vms_->spawn(cgroup));
+  const VmId vm = GRANARY_TRY(vms_->spawn(cgroup, (body.flags & control::kSpawnCoreScheduling) != 0));
   return send_vm(peer, message, vm);
 }
 

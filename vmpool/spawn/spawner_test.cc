@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <linux/prctl.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+
+#include <optional>
 
 #include "vmpool/spawn/spawner_fixture.h"
 
@@ -231,6 +235,30 @@ TEST_F(SpawnerTest, TemplatesAreKeptOnlySealed) {
       EXPECT_TRUE(error_of(answer).is_errno(ENOSPC));
     }
   }
+}
+
+// Whether a process has a cookie that keeps others off its core's second hardware thread; nothing where the kernel cannot tell.
+std::optional<unsigned long> core_cookie_of(int32_t pid) {
+  unsigned long cookie = 0;
+  if (::prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, pid, PR_SCHED_CORE_SCOPE_THREAD, &cookie) != 0) return std::nullopt;
+  return cookie;
+}
+
+TEST_F(SpawnerTest, CoreSchedulingGivesAVmmACookieOrSaysWhatTheHostLacks) {
+  start();
+  const Result<control::Message> answer =
+      ask(Type::kSpawn, control::Spawn{.flags = control::kSpawnCoreScheduling, .reserved = 0});
+  ASSERT_TRUE(answer);
+  const Result<control::Spawned> first = answer->as_answer<control::Spawned>(Type::kSpawn, 3);
+  if (first) {
+    const auto cookie = core_cookie_of(first->pid);
+    EXPECT_TRUE(cookie ? *cookie != 0 : errno == ENODEV) << "a cookie, or a host without such threads";
+  } else {
+    EXPECT_EQ(first.error().code().value(), EINVAL);
+    EXPECT_NE(first.error().message().find("core_scheduling: false"), std::string::npos) << first.error().message();
+  }
+  const Result<control::Message> undefined = ask(Type::kSpawn, control::Spawn{.flags = 1U << 1, .reserved = 0});
+  EXPECT_TRUE(error_of(undefined).is(Errc::kProtocolMalformed));
 }
 
 TEST_F(SpawnerTest, TermEndsEveryVmAndRemovesTheSockets) {

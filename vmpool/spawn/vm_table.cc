@@ -67,10 +67,10 @@ VmTable::~VmTable() {
   for (auto& [id, entry] : live_) loop_.remove(entry.watch);
 }
 
-Result<VmId> VmTable::spawn(int cgroup) {
+Result<VmId> VmTable::spawn(int cgroup, bool core_scheduling) {
   const VmId id{last_.value + 1};
   const uid_t uid = GRANARY_TRY(uids_.take());
-  Result<Vm> vm = start(id, uid, cgroup);
+  Result<Vm> vm = start(id, {.namespaces = &files_.jail, .uid = uid, .core_scheduling = core_scheduling}, cgroup);
   if (!vm) {
     free_names(id, uid);
     return std::move(vm).error();
@@ -99,7 +99,7 @@ Status VmTable::take(VmId id, Vm vm) {
   return ok();
 }
 
-Result<Vm> VmTable::start(VmId id, uid_t uid, int cgroup) {
+Result<Vm> VmTable::start(VmId id, const Jail& jail, int cgroup) {
   SocketPair control = GRANARY_TRY(create_message_socket_pair());
   Fd status = GRANARY_TRY(create_status_page());
   const Fd listener = GRANARY_TRY(run_.listen(id));
@@ -111,8 +111,8 @@ Result<Vm> VmTable::start(VmId id, uid_t uid, int cgroup) {
                                          .listener = listener.get(),
                                          .kvm = files_.kvm.get(),
                                          .cgroup = cgroup,
-                                         .jail = {.namespaces = &files_.jail, .uid = uid}}));
-  return Vm{child.pid, std::move(child.pidfd), std::move(control.first), std::move(status), uid};
+                                         .jail = jail}));
+  return Vm{child.pid, std::move(child.pidfd), std::move(control.first), std::move(status), jail.uid};
 }
 
 void VmTable::free_names(VmId id, uid_t uid) {
@@ -181,19 +181,42 @@ void VmTable::remember(const control::VmRecord& record) {
   ended_order_.pop_front();
 }
 
+namespace {
+
+void add(control::VmList& list, const control::VmRecord& record) {
+  if (list.count == list.vms.size()) {
+    list.more = 1;
+  } else {
+    list.vms[list.count++] = record;
+  }
+}
+
+control::VmRecord record_of_live(VmId id, const Vm& vm) {
+  return {.vm_id = id.value, .pid = vm.pid, .alive = 1, .wait_status = 0, .end_state = 0};
+}
+
+}  // namespace
+
 control::VmList VmTable::list() const {
   control::VmList list{};
-  const auto add = [&list](const control::VmRecord& record) {
-    if (list.count == list.vms.size()) {
-      list.more = 1;
+  for (const auto& [id, entry] : live_) add(list, record_of_live(id, entry.vm));
+  for (auto it = ended_order_.rbegin(); it != ended_order_.rend(); ++it) add(list, ended_.at(*it));
+  return list;
+}
+
+control::VmList VmTable::list_after(VmId id) const {
+  control::VmList list{};
+  auto live = live_.upper_bound(id);
+  auto ended = ended_.upper_bound(id);
+  while (list.more == 0 && (live != live_.end() || ended != ended_.end())) {
+    if (ended == ended_.end() || (live != live_.end() && live->first < ended->first)) {
+      add(list, record_of_live(live->first, live->second.vm));
+      ++live;
     } else {
-      list.vms[list.count++] = record;
+      add(list, ended->second);
+      ++ended;
     }
-  };
-  for (const auto& [id, entry] : live_) {
-    add({.vm_id = id.value, .pid = entry.vm.pid, .alive = 1, .wait_status = 0, .end_state = 0});
   }
-  for (auto it = ended_order_.rbegin(); it != ended_order_.rend(); ++it) add(ended_.at(*it));
   return list;
 }
 

@@ -44,7 +44,7 @@ class VmTable {
   ~VmTable();
 
   // `cgroup`: directory of a cgroup v2 group or -1. On failure nothing stays behind. EUSERS: no uid is left.
-  Result<VmId> spawn(int cgroup);
+  Result<VmId> spawn(int cgroup, bool core_scheduling);
   // Watches a VM that an earlier spawner left: its number is free, yet below those that spawn() will give. kInvalidArgument
   // otherwise.
   Status take(VmId id, Vm vm);
@@ -58,6 +58,8 @@ class VmTable {
 
   // Live VMs first, then the newest exit records.
   [[nodiscard]] control::VmList list() const;
+  // Both by their numbers, from the first that is greater.
+  [[nodiscard]] control::VmList list_after(VmId id) const;
   [[nodiscard]] size_t live_count() const { return live_.size(); }
 
  private:
@@ -66,7 +68,7 @@ class VmTable {
     EventLoop::Token watch = 0;
   };
 
-  Result<Vm> start(VmId id, uid_t uid, int cgroup);
+  Result<Vm> start(VmId id, const Jail& jail, int cgroup);
   // The process was reaped, or never was.
   void free_names(VmId id, uid_t uid);
   void reap(VmId id);
