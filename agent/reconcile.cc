@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/reconcile.h"
 
+#include <poll.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include <csignal>
 #include <map>
 #include <set>
+
+#include "vmpool/pool/unix_socket.h"
 
 namespace granary::agent {
 namespace {
@@ -26,6 +32,34 @@ std::string how_it_ended(const control::VmRecord* record) {
   return text + ", while no agent ran";
 }
 
+constexpr std::chrono::seconds kKillLimit{10};
+
+// Its name and, where there are cgroups, its group: the number may be another process's by now.
+bool is_vmm_of(const JournalClone& clone, bool has_groups) {
+  const std::string proc = "/proc/" + std::to_string(clone.pid);
+  const Result<std::string> name = read_file(proc + "/cmdline");
+  if (!name || name->c_str() != "granary-vmm vm=" + std::to_string(clone.vm.value)) return false;
+  const Result<std::string> group = read_file(proc + "/cgroup");
+  return !has_groups || (group && group->find(clone.id) != std::string::npos);
+}
+
+// A VMM ends with its spawner when no agent is there, unless it was stopped or its thread is stuck. True: there was one.
+Result<bool> end_unwatched_vmm(const JournalClone& clone, bool has_groups) {
+  if (clone.pid <= 0) return false;
+  const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, clone.pid, 0)));
+  if (!process.valid() || !is_vmm_of(clone, has_groups)) return false;
+  if (::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH) {
+    return Error::last_os_error("kill VMM " + std::to_string(clone.pid));
+  }
+  if (!GRANARY_TRY(pool::wait_ready(process.get(), POLLIN, std::chrono::steady_clock::now() + kKillLimit))) {
+    return Error(Errc::kDeadlineExceeded, "VMM " + std::to_string(clone.pid) + " was killed and lives on");
+  }
+  if (::unlink(clone.socket_path.c_str()) != 0 && errno != ENOENT) {
+    return Error::last_os_error("remove " + clone.socket_path);
+  }
+  return true;
+}
+
 class Reconciler {
  public:
   Reconciler(Journal& journal, pool::SpawnerClient& spawner, Cgroups* groups, Networks& networks)
@@ -36,6 +70,7 @@ class Reconciler {
     const Journal::Clones clones = journal_.clones();
     for (const auto& [id, clone] : clones) sort_out(clone);
     for (const auto& [vm, record] : records_) end_vm(vm, record);
+    for (const auto& [id, clone] : clones) end_unwatched(clone);
     if (groups_ != nullptr) result_.groups_removed = groups_->remove_leftovers(kept_groups_);
     for (const auto& [id, clone] : clones) settle(clone);
     // The VMMs that had their taps are gone.
@@ -67,6 +102,13 @@ class Reconciler {
       ++result_.orphans_ended;
     }
     (void)spawner_.forget(vm);  // a spawner may forget by itself what was killed on demand
+  }
+
+  void end_unwatched(const JournalClone& clone) {
+    if (record_of(records_, clone) != nullptr) return;
+    const Result<bool> ended = end_unwatched_vmm(clone, groups_ != nullptr);
+    if (!ended) result_.leaks.push_back("clone " + clone.id + ": " + ended.error().message());
+    if (ended && *ended) ++result_.orphans_ended;
   }
 
   // Out of the journal once nothing is left of it.

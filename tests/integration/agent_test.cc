@@ -4,6 +4,9 @@
 // "noexec" is not executable.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
@@ -18,6 +21,14 @@ namespace {
 using nlohmann::json;
 using testing::HasSubstr;
 using testing::Not;
+
+constexpr int kPatienceMs = 60'000;
+
+Fd pidfd_of(pid_t pid) { return Fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))); }
+bool has_ended(const Fd& pidfd, int within_ms) {
+  pollfd ended{.fd = pidfd.get(), .events = POLLIN, .revents = 0};
+  return ::poll(&ended, 1, within_ms) == 1;
+}
 
 class AgentTest : public testing::Test {
  protected:
@@ -321,6 +332,25 @@ TEST_F(AgentTest, ACloneThatEndsWhileNoAgentRunsIsTold) {
   const Outcome exec = bench_.ctl({"exec", id, "--", "echo"});
   EXPECT_EQ(exec.status, 125);
   EXPECT_THAT(exec.errors, testing::AllOf(HasSubstr("killed by signal 9"), HasSubstr("while no agent ran")));
+  EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
+  EXPECT_NE(acquire("me"), id);
+}
+
+TEST_F(AgentTest, AStoppedVmmThatOutlivesSpawnerAndAgentIsEndedByTheNextAgent) {
+  auto agent = bench_.start_agent();
+  const std::string id = acquire("me");
+  const pid_t pid = clone(id)["vmm_pid"];
+  const Fd vmm = pidfd_of(pid);
+  const Fd spawner = pidfd_of(bench_.spawner_pid());
+  ASSERT_EQ(::kill(pid, SIGSTOP), 0);  // so it does not see that both have gone
+  agent->signal(SIGKILL);
+  agent->wait();
+  ASSERT_EQ(::kill(bench_.spawner_pid(), SIGKILL), 0);
+  ASSERT_TRUE(has_ended(spawner, kPatienceMs));
+  ASSERT_FALSE(has_ended(vmm, 0));
+  agent = bench_.start_agent();
+  EXPECT_TRUE(has_ended(vmm, 0));
+  EXPECT_THAT(bench_.ctl({"exec", id, "--", "echo"}).errors, HasSubstr("its spawner went while no agent ran"));
   EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
   EXPECT_NE(acquire("me"), id);
 }
