@@ -108,59 +108,88 @@ grpc::Status SandboxController::Create(grpc::ServerContext* /*context*/,
   record.created_at = std::chrono::system_clock::now();
   if (const auto at = config.annotations().find(kPoolAnnotation); at != config.annotations().end())
     record.pool = at->second;
+  const std::string& id = request->sandbox_id();
   const std::lock_guard lock(mutex_);
-  sandboxes_.try_emplace(request->sandbox_id(), std::move(record));
-  response->set_sandbox_id(request->sandbox_id());
+  const auto [at, fresh] = sandboxes_.try_emplace(id, record);
+  if (!fresh && !is_same_request(at->second, record)) {
+    return {grpc::StatusCode::ALREADY_EXISTS,
+            "sandbox " + id + " is there with another network namespace, cgroup, hostname or pool; shut it down first"};
+  }
+  response->set_sandbox_id(id);
   return grpc::Status::OK;
+}
+
+bool SandboxController::is_same_request(const Sandbox& a, const Sandbox& b) {
+  return a.netns == b.netns && a.cgroup_parent == b.cgroup_parent && a.hostname == b.hostname && a.pool == b.pool;
 }
 
 grpc::Status SandboxController::Start(grpc::ServerContext* context, const sandbox::ControllerStartRequest* request,
                                       sandbox::ControllerStartResponse* response) {
   const std::string& id = request->sandbox_id();
   PoolSet::Wish wish;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto at = sandboxes_.find(id);
-    if (at == sandboxes_.end()) return unknown(id);
-    const Sandbox& record = at->second;
-    if (record.phase == Phase::kEnded) {
-      return {grpc::StatusCode::FAILED_PRECONDITION, "sandbox " + id + " has ended: " + record.reason};
-    }
-    wish = {.pool = record.pool,
-            .owner_id = owner_of(id),
-            .hostname = record.hostname,
-            .deadline = deadline_of(*context),
-            .cgroup_parent = record.cgroup_parent,
-            .netns = record.netns};
-  }
+  if (grpc::Status begun = begin_start(id, wish); !begun.ok()) return begun;
+  wish.deadline = deadline_of(*context);
   const Result<pool::CloneInfo> clone = backend_.acquire(wish);
-  if (!clone) return api::to_grpc(clone.error());
   WallTime created_at;
-  bool stopped_meanwhile = false;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto at = sandboxes_.find(id);
-    stopped_meanwhile = at == sandboxes_.end() || at->second.phase == Phase::kEnded;
-    if (!stopped_meanwhile) {
-      at->second.phase = Phase::kReady;
-      at->second.clone = *clone;
-      created_at = at->second.created_at;
-    }
-  }
-  if (stopped_meanwhile) {
-    (void)backend_.release(clone->id);
-    return {grpc::StatusCode::FAILED_PRECONDITION, "sandbox " + id + " was stopped while it started"};
-  }
-  // A clone that ended before its id was stored above was nobody's when on_clone_ended() heard of it.
-  if (const granary::Status running = backend_.check_running(clone->id); !running) {
-    on_clone_ended(clone->id, running.error().message());
-    return api::to_grpc(running.error());
-  }
+  const grpc::Status taken = clone ? take_clone(id, *clone, created_at) : api::to_grpc(clone.error());
+  end_start(id);
+  if (!taken.ok()) return taken;
   response->set_sandbox_id(id);
   response->set_pid(static_cast<uint32_t>(clone->vmm_pid));
   *response->mutable_created_at() = to_proto(created_at);
   response->set_address(address_of(id));
   response->set_version(kTaskVersion);
+  return grpc::Status::OK;
+}
+
+grpc::Status SandboxController::begin_start(const std::string& sandbox_id, PoolSet::Wish& wish) {
+  const std::lock_guard lock(mutex_);
+  const auto at = sandboxes_.find(sandbox_id);
+  if (at == sandboxes_.end()) return unknown(sandbox_id);
+  Sandbox& record = at->second;
+  if (record.phase == Phase::kEnded) {
+    return {grpc::StatusCode::FAILED_PRECONDITION, "sandbox " + sandbox_id + " has ended: " + record.reason};
+  }
+  ++record.starting;
+  wish = {.pool = record.pool,
+          .owner_id = owner_of(sandbox_id),
+          .hostname = record.hostname,
+          .deadline = {},
+          .cgroup_parent = record.cgroup_parent,
+          .netns = record.netns};
+  return grpc::Status::OK;
+}
+
+void SandboxController::end_start(const std::string& sandbox_id) {
+  {
+    const std::lock_guard lock(mutex_);
+    --sandboxes_.at(sandbox_id).starting;
+  }
+  started_.notify_all();
+}
+
+grpc::Status SandboxController::take_clone(const std::string& sandbox_id, const pool::CloneInfo& clone,
+                                           WallTime& created_at) {
+  bool stopped_meanwhile = false;
+  {
+    const std::lock_guard lock(mutex_);
+    Sandbox& record = sandboxes_.at(sandbox_id);
+    stopped_meanwhile = record.phase == Phase::kEnded;
+    if (!stopped_meanwhile) {
+      record.phase = Phase::kReady;
+      record.clone = clone;
+      created_at = record.created_at;
+    }
+  }
+  if (stopped_meanwhile) {
+    (void)backend_.release(clone.id);
+    return {grpc::StatusCode::FAILED_PRECONDITION, "sandbox " + sandbox_id + " was stopped while it started"};
+  }
+  // A clone that ended before its id was stored above was nobody's when on_clone_ended() heard of it.
+  if (const granary::Status running = backend_.check_running(clone.id); !running) {
+    on_clone_ended(clone.id, running.error().message());
+    return api::to_grpc(running.error());
+  }
   return grpc::Status::OK;
 }
 
@@ -213,20 +242,36 @@ void SandboxController::answer(const std::vector<Waiter*>& waiters, const Sandbo
   for (Waiter* waiter : waiters) waiter->answer(record);
 }
 
+// What a Start takes meanwhile it gives back: once that is done, nothing of a clone is in the pod's network.
+void SandboxController::await_starts(std::unique_lock<std::mutex>& lock, const std::string& sandbox_id) {
+  started_.wait(lock, [&] {
+    const auto at = sandboxes_.find(sandbox_id);
+    return at == sandboxes_.end() || at->second.starting == 0;
+  });
+}
+
 grpc::Status SandboxController::stop(const std::string& sandbox_id) {
   std::string clone_id;
   std::vector<Waiter*> waiters;
   Sandbox ended;
   {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     const auto at = sandboxes_.find(sandbox_id);
-    if (at == sandboxes_.end() || at->second.phase == Phase::kEnded) return grpc::Status::OK;
+    if (at == sandboxes_.end()) return grpc::Status::OK;
+    if (at->second.phase == Phase::kEnded) {
+      await_starts(lock, sandbox_id);
+      return grpc::Status::OK;
+    }
     clone_id = at->second.clone.id;
     waiters = end_locked(sandbox_id, at->second, 0, "stopped");
     ended = at->second;
   }
   answer(waiters, ended);
-  if (clone_id.empty()) return grpc::Status::OK;
+  if (clone_id.empty()) {
+    std::unique_lock lock(mutex_);
+    await_starts(lock, sandbox_id);
+    return grpc::Status::OK;
+  }
   return api::to_grpc(backend_.release(clone_id));
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
@@ -80,8 +81,16 @@ class SandboxController final : public containerd::services::sandbox::v1::Contro
     WallTime exited_at;
     uint32_t exit_status = 0;
     std::string reason;
+    unsigned starting = 0;  // Start calls that are taking its clone
   };
 
+  static bool is_same_request(const Sandbox& a, const Sandbox& b);
+  // A Start between these two keeps the sandbox in sandboxes_.
+  grpc::Status begin_start(const std::string& sandbox_id, PoolSet::Wish& wish);
+  void end_start(const std::string& sandbox_id);
+  // Or gives it back, when the sandbox was stopped meanwhile.
+  grpc::Status take_clone(const std::string& sandbox_id, const pool::CloneInfo& clone, WallTime& created_at);
+  void await_starts(std::unique_lock<std::mutex>& lock, const std::string& sandbox_id);
   [[nodiscard]] std::string address_of(const std::string& sandbox_id) const;
   grpc::Status stop(const std::string& sandbox_id);
   // With the lock held: marks the sandbox ended and takes those who wait for it.
@@ -93,6 +102,7 @@ class SandboxController final : public containerd::services::sandbox::v1::Contro
 
   SandboxBackend backend_;
   std::mutex mutex_;
+  std::condition_variable started_;  // a Start has done with its clone
   std::map<std::string, Sandbox> sandboxes_;
   std::multimap<std::string, Waiter*> waiters_;
 };

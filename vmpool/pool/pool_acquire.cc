@@ -194,10 +194,13 @@ Error Pool::Impl::abandon(const std::string& id, const Error& why, bool at_once)
   std::unique_lock lock(mutex_);
   entries_.at(id).clone->flight().fail("hand-over: " + why.message());
   note_failure("hand-over: " + why.message());
-  if (at_once) {
-    discard(lock, id);
-  } else {
+  if (!at_once) {
     give_up(id);
+    return {Errc::kIdentityFailed, why.message()};
+  }
+  discard(lock, id);
+  if (entries_.contains(id)) {
+    return {Errc::kVmmFailed, why.message() + "; and its VMM, which has the disks and taps, could not be proven gone"};
   }
   return {Errc::kIdentityFailed, why.message()};
 }
