@@ -102,8 +102,8 @@ guest::v1::Network to_message(const netplumb::NetworkConfig& config) {
 }  // namespace
 
 Result<Networks::Wired> Networks::wire(const std::string& path, size_t most_links) {
-  const Fd netns = GRANARY_TRY(netplumb::open_netns(path));
-  const std::string identity = GRANARY_TRY(identity_of(netns));
+  const auto netns = std::make_shared<const Fd>(GRANARY_TRY(netplumb::open_netns(path)));
+  const std::string identity = GRANARY_TRY(identity_of(*netns));
   {
     const std::lock_guard lock(mutex_);
     for (auto at = left_.begin(); at != left_.end();) {
@@ -117,10 +117,12 @@ Result<Networks::Wired> Networks::wire(const std::string& path, size_t most_link
                                           (other == path ? "" : ", as " + other) + "; release that first");
     }
     GRANARY_TRY(journal_.wiring(path, identity));
+    const std::lock_guard open_lock(open_mutex_);
+    open_.insert_or_assign(path, netns);
   }
   fault_point("network.journalled");
   const auto wired = [&]() -> Result<Wired> {
-    netplumb::Attachment made = GRANARY_TRY(netplumb::attach(netns.get(), path, most_links));
+    netplumb::Attachment made = GRANARY_TRY(netplumb::attach(netns->get(), path, most_links));
     auto network = std::make_shared<const guest::v1::Network>(to_message(made.config));
     GRANARY_TRY(guest::check_network(*network));
     return Wired{std::move(made.taps), std::move(network)};
@@ -138,14 +140,29 @@ Status Networks::unwire(const std::string& path) {
   const auto namespaces = journal_.namespaces();
   const auto at = namespaces.find(path);
   if (at == namespaces.end()) return ok();
-  const auto netns = netplumb::open_netns(path);
-  // CNI takes the mount away and then the file. Anything else that lies there now is not ours to touch.
-  if (!netns && !is_gone(netns.error())) return netns.error();
-  if (netns && GRANARY_TRY(identity_of(*netns)) == at->second) GRANARY_TRY(netplumb::detach(netns->get(), path));
+  const std::shared_ptr<const Fd> netns = GRANARY_TRY(find(path, at->second));
+  if (netns) GRANARY_TRY(netplumb::detach(netns->get(), path));
   fault_point("network.unwired");
+  {
+    const std::lock_guard lock(open_mutex_);
+    open_.erase(path);
+  }
   // It is so, written or not, and the file catches up. A failure would be tried again when it may be another clone's.
   (void)journal_.unwired(path);
   return ok();
+}
+
+Result<std::shared_ptr<const Fd>> Networks::find(const std::string& path, const std::string& identity) {
+  {
+    const std::lock_guard lock(open_mutex_);
+    if (const auto own = open_.find(path); own != open_.end()) return own->second;
+  }
+  auto netns = netplumb::open_netns(path);
+  // CNI takes the mount away and then the file. Anything else that lies there now is not ours to touch.
+  if (!netns && is_gone(netns.error())) return std::shared_ptr<const Fd>();
+  if (!netns) return std::move(netns).error();
+  if (GRANARY_TRY(identity_of(*netns)) != identity) return std::shared_ptr<const Fd>();
+  return std::make_shared<const Fd>(*std::move(netns));
 }
 
 Status Networks::give_up(const std::string& path) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -37,8 +38,15 @@ class Networks {
   std::vector<std::string> unwire_others(const std::set<std::string>& keep);
 
  private:
+  // What was wired under this path; null when it is gone. An earlier agent's is looked for at the path alone.
+  Result<std::shared_ptr<const Fd>> find(const std::string& path, const std::string& identity);
+
   Journal& journal_;
   std::mutex mutex_;            // from looking whether a namespace is free to writing that it is taken
+  std::mutex open_mutex_;
+  // Of those that this agent wired, so that they are found when their path leads elsewhere by now. They live that long
+  // anyway: a VMM has their taps.
+  std::map<std::string, std::shared_ptr<const Fd>> open_;
   std::set<std::string> left_;  // given up, but could not be taken away yet
 };
 

@@ -3,10 +3,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 
 #include <csignal>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 
 #include "netplumb/test_netns.h"
@@ -77,6 +79,21 @@ TEST_F(NetworksTest, WhatNobodyHasIsTakenAwayByTheNextOne) {
   EXPECT_TRUE(networks_->wire(pod_.path(), 2).error().is_errno(EBUSY)) << "another clone has it";
   EXPECT_TRUE(networks_->give_up(pod_.path()));
   EXPECT_FALSE(has_tap());
+}
+
+TEST_F(NetworksTest, ANamespaceThatLostItsPathIsStillPutBackInOrder) {
+  const std::string before = pod_.dump();
+  const std::string path = folder_ + "/mounted";
+  std::ofstream(path).flush();
+  ASSERT_EQ(::mount(pod_.path().c_str(), path.c_str(), nullptr, MS_BIND, nullptr), 0);
+  const auto wired = networks_->wire(path, 2);
+  ASSERT_EQ(::umount2(path.c_str(), MNT_DETACH), 0);
+  std::filesystem::remove(path);
+  ASSERT_TRUE(wired) << wired.error().message();
+  EXPECT_TRUE(has_tap());
+  EXPECT_TRUE(networks_->unwire(path));
+  EXPECT_EQ(pod_.dump(), before);
+  EXPECT_TRUE(journal_->namespaces().empty());
 }
 
 // Told again, it would take away what the namespace's next clone has.

@@ -158,6 +158,7 @@ class Reader {
     if (route.table == RT_TABLE_LOCAL || (header.rtm_protocol == RTPROT_KERNEL && route.metric == ~0U)) return;
     const bool leads_nowhere = route.type == RTN_UNREACHABLE || route.type == RTN_BLACKHOLE ||
                                route.type == RTN_PROHIBIT || route.type == RTN_THROW;
+    if (route.type == RTN_LOCAL) return refuse("a route of type local outside the local table");
     if (route.type != RTN_UNICAST && !leads_nowhere) return;
     if (!next_hops(found, route)) return;
     if (found[RTA_ENCAP] != nullptr) return refuse("a route with an encapsulation");
