@@ -9,6 +9,8 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <memory>
+#include <thread>
 
 #include "vmpool/base/fd.h"
 #include "vmpool/base/units.h"
@@ -91,6 +93,17 @@ Ending full_disk(Target& target, Random&) {
   return [path] { ::unlink(path.c_str()); };
 }
 
+// What an agent writes there is a template.
+Ending slow_disk(Target& target, Random&) {
+  constexpr std::chrono::milliseconds kEach{20};
+  target.disk()->set_delay(kEach);
+  auto building = std::make_shared<std::jthread>([&target] { target.rebuild_template(); });
+  return [&target, building] {
+    target.disk()->set_delay(std::chrono::milliseconds(0));
+    building->join();
+  };
+}
+
 Ending shift_clock(time_t seconds) {
   timespec now{};
   ::clock_gettime(CLOCK_REALTIME, &now);
@@ -120,7 +133,7 @@ Ending kill_spawner(Target& target, Random&) {
 
 }  // namespace
 
-std::vector<Fault> lasting_faults(bool own_clock) {
+std::vector<Fault> lasting_faults(const Target& target, bool own_clock) {
   std::vector<Fault> faults = {{"kill-vmm", kill_vmm},
                                {"stop-vmm", stop_vmm},
                                {"stop-vmm-for-good", stop_vmm_for_good},
@@ -128,6 +141,7 @@ std::vector<Fault> lasting_faults(bool own_clock) {
                                {"no-spawner-files", no_spawner_files},
                                {"no-memory", no_memory},
                                {"full-disk", full_disk}};
+  if (target.disk() != nullptr) faults.push_back({"slow-disk", slow_disk});
   if (own_clock) faults.push_back({"clock-jump", clock_jump});
   return faults;
 }

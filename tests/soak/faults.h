@@ -19,8 +19,9 @@ struct Fault {
 };
 
 // Faults that leave granaryd and granary-spawn running: killed, stopped and resumed VMMs, no descriptors (agent,
-// spawner), no memory for VMMs, a full run folder; on a machine of our own (`own_clock`) also jumps of the wall clock.
-std::vector<Fault> lasting_faults(bool own_clock);
+// spawner), no memory for VMMs, a full run folder, a slow disk while a template is written; on a machine of our own
+// (`own_clock`) also jumps of the wall clock.
+std::vector<Fault> lasting_faults(const Target& target, bool own_clock);
 // granaryd and granary-spawn killed.
 std::vector<Fault> deadly_faults();
 

@@ -139,7 +139,7 @@ Findings soak(Target& target, const Options& options) {
   if (!phase("warm-up", target, {}, std::max(options.cycles / 20, 3 * kThreads), options, random, findings, kFaultMs))
     return findings;
   const Sizes before = measure(target);
-  if (!phase("faults", target, lasting_faults(own_clock), options.cycles * 3 / 4, options, random, findings, kFaultMs))
+  if (!phase("faults", target, lasting_faults(target, own_clock), options.cycles * 3 / 4, options, random, findings, kFaultMs))
     return findings;
   const Sizes after = measure(target);
   compare("granaryd", before.agent, after.agent, findings);

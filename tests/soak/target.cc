@@ -13,6 +13,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <sstream>
 
 #include "vmpool/pool/unix_socket.h"
@@ -54,6 +55,7 @@ Target::~Target() {
   end_process(agent_, SIGTERM);
   if (const pid_t last = spawner(); last > 0) ::kill(last, SIGTERM);
   if (folder_.empty()) return;
+  disk_.reset();
   ::umount2(run_folder().c_str(), MNT_DETACH);
   std::error_code ignored;
   fs::remove_all(folder_, ignored);
@@ -67,6 +69,12 @@ Status Target::prepare(const std::string& programs, const Guest& guest) {
   fs::create_directory(run_folder());
   if (::mount("granary-soak", run_folder().c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "size=4m,mode=700") != 0) {
     return Error::last_os_error("mount a tmpfs (run as root)");
+  }
+  fs::create_directory(folder_ + "/state");
+  if (auto disk = SlowDisk::mount(folder_ + "/state")) {
+    disk_ = *std::move(disk);
+  } else {
+    std::cout << "soak: no slow disk: " << disk.error().message() << std::endl;
   }
   std::ofstream(folder_ + "/granary.yaml")
       << "run_dir: " << run_folder() << "\nstate_dir: " << folder_
@@ -114,6 +122,17 @@ Result<v1::PoolStatus> Target::status() {
   if (!status.ok()) return from_rpc(status, "Status");
   if (response.pools_size() != 1) return Error(Errc::kPoolUnknown, "the agent has no pool");
   return response.pools(0);
+}
+
+void Target::rebuild_template() const {
+  grpc::ClientContext context;
+  set_deadline(context);
+  v1::BuildTemplateRequest request;
+  request.set_pool("soak");
+  request.set_force(true);
+  const auto progress = stub_->BuildTemplate(&context, request);
+  for (v1::BuildTemplateResponse step; progress->Read(&step);) continue;
+  (void)progress->Finish();
 }
 
 Status Target::wait_quiet(std::chrono::seconds limit) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "granary/v1/pool.grpc.pb.h"
+#include "tests/soak/slow_disk.h"
 #include "vmpool/base/result.h"
 
 namespace granary::soak {
@@ -39,6 +40,8 @@ class Target {
   // What `granaryctl audit` finds, a line each.
   Result<std::vector<std::string>> audit();
   Result<v1::PoolStatus> status();
+  // Builds the pool's template anew, whatever comes of it: what an agent writes to disk.
+  void rebuild_template() const;
 
   [[nodiscard]] pid_t agent() const { return agent_; }
   // The process that listens at the spawner's socket now; -1: none.
@@ -47,6 +50,8 @@ class Target {
   [[nodiscard]] std::vector<pid_t> vmms() const;
   // The tmpfs with sockets and journal.
   [[nodiscard]] std::string run_folder() const { return folder_ + "/run"; }
+  // Under the agent's state directory; null where there is no FUSE.
+  [[nodiscard]] SlowDisk* disk() const { return disk_.get(); }
   [[nodiscard]] std::string log_tail() const;
 
  private:
@@ -55,6 +60,7 @@ class Target {
 
   std::string programs_;
   std::string folder_;
+  std::unique_ptr<SlowDisk> disk_;
   pid_t agent_ = -1;
   std::unique_ptr<v1::Pool::Stub> stub_;
 };
