@@ -174,19 +174,21 @@ class LongParkTest : public IdentityLinuxTest {
 };
 
 TEST_P(LongParkTest, ClonesDifferAndTheirClocksAreRightAndStayIt) {
-  constexpr size_t kCount = 6;
+  constexpr size_t kWatched = 6;  // the rest of the checks wait for granary-init's next look at the host's clock
   constexpr std::chrono::milliseconds kOff{50};
   constexpr int64_t kNsPerHour = 3'600'000'000'000;
   constexpr uint64_t kMostTicksPerS = 1000;  // four times CONFIG_HZ; two hours made up for would be 1.8 million
   ASSERT_NO_FATAL_FAILURE(start());
-  const std::vector<CloneInfo> clones = acquire(kCount);
-  ASSERT_EQ(clones.size(), kCount);
-  for (const CloneInfo& clone : clones) {
+  const std::vector<CloneInfo> clones = acquire(kClones);
+  ASSERT_EQ(clones.size(), kClones);
+  for (size_t i = 0; i < clones.size(); ++i) {
+    const CloneInfo& clone = clones[i];
     ASSERT_NO_FATAL_FAILURE(probe(clone));
     ClockProbe clock(clone);
     const Times times = clock.read();
     EXPECT_TRUE(times.within(kOff)) << times.before_ns << " " << times.realtime_ns << " " << times.after_ns;
     EXPECT_LT(times.monotonic_ns, kNsPerHour) << "the park shows in CLOCK_MONOTONIC";
+    if (i >= kWatched) continue;
     const std::vector<uint64_t> ticks = timer_interrupts(clone);
     EXPECT_EQ(ticks.size(), 2U);
     const uint64_t most = kMostTicksPerS * (static_cast<uint64_t>(clock.read().monotonic_ns) / 1'000'000'000 + 1);
@@ -195,7 +197,7 @@ TEST_P(LongParkTest, ClonesDifferAndTheirClocksAreRightAndStayIt) {
     EXPECT_EQ(run_script(clone.socket_path, "date -s '2001-02-03 04:05:06'").status, 0);
     EXPECT_TRUE(bench_.wait_until([&] { return clock.read().within(kOff); })) << "granary-init does not keep the clock";
   }
-  EXPECT_EQ(count_["getrandom-cpu1"], kCount);
+  EXPECT_EQ(count_["getrandom-cpu1"], kClones);
   for (const CloneInfo& clone : clones) EXPECT_TRUE(*pool_->release(clone.id));
 }
 
