@@ -30,6 +30,8 @@ state = '@DIR@/state'
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.granary]
       runtime_type = 'io.containerd.runc.v2'
       sandboxer = 'granary'
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+      runtime_type = 'io.containerd.runc.v2'
 [plugins.'io.containerd.grpc.v1.cri']
   stream_server_address = '127.0.0.1'
   stream_server_port = '0'
@@ -73,7 +75,11 @@ std::unique_ptr<Containerd> Containerd::start(const ContainerdSetup& setup) {
       setup.directory + "/containerd.log");
   const bool up = wait_until([&] { return containerd->ctr({"version"}) == 0; }, std::chrono::seconds(60));
   std::string output;
-  if (!up || containerd->ctr({"-n", "k8s.io", "images", "import", setup.pause_image}, &output) != 0) {
+  bool imported = up;
+  for (const std::string& image : setup.images) {
+    imported = imported && containerd->ctr({"-n", "k8s.io", "images", "import", image}, &output) == 0;
+  }
+  if (!imported) {
     std::fprintf(stderr, "containerd did not come up: %s\n%s\n", output.c_str(), containerd->process_->log().c_str());
     return nullptr;
   }

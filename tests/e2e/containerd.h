@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "tests/e2e/process.h"
 
@@ -13,13 +14,14 @@ struct ContainerdSetup {
   std::string unpacked;       // folder that holds usr/bin/containerd (tests/e2e/fetch-containerd)
   std::string directory;      // empty scratch folder: configuration, root, state, sockets, logs
   std::string sandbox_socket; // granaryd's socket: the remote sandbox controller
-  std::string pause_image;    // OCI tar (deploy/image/make-oci-image), imported under kPauseImage
+  std::vector<std::string> images;  // OCI tars (deploy/image/make-oci-image); one of them is kPauseImage
 };
 
 inline constexpr const char* kPauseImage = "granary.test/pause:1";
 inline constexpr const char* kGranaryHandler = "granary";
 
-// A running containerd >= 2 with the CRI plugin, CNI (bridge + host-local) and the runtime handler "granary".
+// A running containerd >= 2 with the CRI plugin, CNI (bridge + host-local) and the runtime handlers
+// "granary" and "runc".
 class Containerd {
  public:
   // Null with a reason on standard error when it does not come up.

@@ -46,7 +46,7 @@ class FirstPod : public ::testing::Test {
     containerd_ = Containerd::start({.unpacked = setting("GRANARY_CONTAINERD"),
                                      .directory = dir_ + "/containerd",
                                      .sandbox_socket = socket_,
-                                     .pause_image = setting("GRANARY_PAUSE_IMAGE")});
+                                     .images = {setting("GRANARY_PAUSE_IMAGE")}});
     ASSERT_NE(containerd_, nullptr);
     cri_ = RuntimeService::NewStub(grpc::CreateChannel(containerd_->cri_target(), grpc::InsecureChannelCredentials()));
   }
