@@ -11,7 +11,7 @@
 #include "vmpool/base/status_page.h"
 #include "vmpool/base/units.h"
 
-// The control protocol: agent <-> granary-spawn and agent <-> granary-vmm, over SOCK_SEQPACKET unix sockets. One message =
+// The control protocol: agent <-> granary-spawn, agent <-> granary-vmm, agent or shim <-> granary-fsd, over SOCK_SEQPACKET unix sockets. One message =
 // Header + one fixed-size plain body + file descriptors. Resources travel as descriptors, never as paths. Both ends treat the
 // other as hostile: a wrong magic, version, length, type or number of descriptors is refused (kProtocol…), never trusted.
 // Host byte order: both ends run on one machine.
@@ -39,6 +39,7 @@ enum class Type : uint16_t {
   kTakeVm = 25,        // TakeVm [control socket, status page, pidfd] -> kDone: a VM of a spawner that has died; watched, but no child
   // What kListVms has no room for: the VMs and records with a greater number, in the order of their numbers.
   kListVmsAfter = 26,  // VmRef -> VmList
+  kSpawnFsd = 27,      // VmRef [cgroup directory fd, optional] -> FsdSpawned [socket for kAttachFs, export control socket, pidfd]
   // event from granary-spawn
   kExited = 32,  // VmRecord: a VMM was reaped
 
@@ -53,9 +54,14 @@ enum class Type : uint16_t {
   kAttachNet = 71,    // Attach [tap] -> kDone
   kGetStats = 72,     // Empty -> Stats
   kTerminate = 73,    // Empty -> kDone, then the process exits with EndState::kTerminated
+  kAttachFs = 74,     // Attach [stream socket of a granary-fsd] -> kDone
   // events from granary-vmm
   kDoorbell = 96,  // DoorbellEvent: the guest wrote the doorbell port
   kEnded = 97,     // EndedEvent: the process exits right after
+
+  // requests to granary-fsd
+  kAddExport = 128,     // AddExport [O_PATH descriptor of a directory or file] -> kDone
+  kRemoveExport = 129,  // ExportRef -> kDone: nothing of it is open any more; ENOENT when there is none
 };
 
 struct Header {
@@ -108,6 +114,11 @@ struct TakeVm {
   uint64_t vm_id;
   int32_t pid;
   uint32_t reserved;
+};
+struct FsdSpawned {
+  int32_t pid;
+  uint32_t reserved;
+  char socket_name[64];  // file name of its listening export control socket in the spawner's run directory
 };
 struct VmRecord {
   uint64_t vm_id;
@@ -182,6 +193,17 @@ struct DoorbellEvent {
 struct EndedEvent {
   uint32_t end_state;
   int32_t detail;
+};
+
+inline constexpr size_t kMaxExportNameBytes = 64;  // [a-z0-9-], at least one
+struct AddExport {
+  char name[kMaxExportNameBytes + 1];
+  uint8_t reserved[3];
+  uint32_t read_only;
+};
+struct ExportRef {
+  char name[kMaxExportNameBytes + 1];
+  uint8_t reserved[3];
 };
 
 // A received message whose header has been checked.
