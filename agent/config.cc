@@ -90,7 +90,7 @@ std::vector<Field> pool_fields(pool::PoolSettings& pool) {
           map_field("template", template_fields(pool)),
           map_field("devices", {count_field("net", devices.net_slots, 2), count_field("block", devices.block_slots, 8),
                                 device_field("entropy", devices.entropy), device_field("console", devices.console),
-                                device_field("balloon", devices.balloon)}),
+                                device_field("balloon", devices.balloon), device_field("fs", devices.fs)}),
           duration_field("boot_timeout", pool.boot_timeout, milliseconds(1000), kHour),
           duration_field("probe_timeout", pool.probe_timeout, milliseconds(10), kHour),
           duration_field("identity_timeout", pool.identity_timeout, milliseconds(10), kHour)};

@@ -55,6 +55,9 @@ inline constexpr uint32_t kInitVsockPort = 1024;
 // answers, so it needs no agent.
 inline constexpr uint32_t kClockVsockPort = 1025;
 
+// Mount tag of the file system device (virtio 1.2, 5.11).
+inline constexpr char kFsTag[] = "granary";
+
 inline constexpr uint32_t kMaxVcpus = 8;
 
 }  // namespace granary::machine

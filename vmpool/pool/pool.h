@@ -30,7 +30,7 @@ struct Shape {
   std::string name;
   uint32_t vcpus = 1;
   uint64_t memory_bytes = 256 * kMiB;
-  control::DeviceSet devices{.net_slots = 2, .block_slots = 8, .entropy = 1, .console = 1, .balloon = 1, .fs = 0, .reserved = {}};
+  control::DeviceSet devices{.net_slots = 2, .block_slots = 8, .entropy = 1, .console = 1, .balloon = 1, .fs = 1, .reserved = {}};
 
   bool operator==(const Shape&) const = default;
 };

@@ -63,6 +63,10 @@ Status VmmClient::attach_block(uint32_t slot, bool read_only, int file) {
   return ask_done(Type::kAttachBlock, body, std::span(&file, 1));
 }
 
+Status VmmClient::attach_fs(int socket) {
+  return ask_done(Type::kAttachFs, control::Attach{.slot = 0, .read_only = 0}, std::span(&socket, 1));
+}
+
 Status VmmClient::attach_net(uint32_t slot, int tap) {
   return ask_done(Type::kAttachNet, control::Attach{.slot = slot, .read_only = 0}, std::span(&tap, 1));
 }

@@ -40,6 +40,7 @@ class VmmClient {
   Result<control::SnapshotDone> snapshot(int state, int memory, std::chrono::milliseconds limit);
   Status attach_block(uint32_t slot, bool read_only, int file);
   Status attach_net(uint32_t slot, int tap);
+  Status attach_fs(int socket);
   Result<control::Stats> stats();
   Status terminate();
 

@@ -17,7 +17,7 @@ void check(granary::RawMessage raw, granary::VmPhase phase) {
   if (!request) return;
   // What got through is in bounds.
   if (const auto* shell = std::get_if<granary::vmm::CreateShellRequest>(&*request)) {
-    if (shell->vcpus < 1 || shell->vcpus > 8 || shell->devices.fs != 0 || shell->devices.block_slots > 8) std::abort();
+    if (shell->vcpus < 1 || shell->vcpus > 8 || shell->devices.fs > 1 || shell->devices.block_slots > 8) std::abort();
   }
   if (const auto* boot = std::get_if<granary::vmm::BootRequest>(&*request)) {
     if (!boot->kernel.valid() || boot->command_line.size() > 2047) std::abort();

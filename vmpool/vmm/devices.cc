@@ -73,6 +73,11 @@ Result<Devices> make_devices(const control::DeviceSet& set, DeviceResources reso
         std::make_unique<virtio::IoWorker>(resources.loop, [] { seccomp::enter_or_end(seccomp::Filter::kWorker); });
   }
   for (uint8_t slot = 0; slot < set.block_slots; ++slot) GRANARY_TRY(add_block(devices, resources, slot));
+  if (set.fs != 0) {
+    auto fs = std::make_unique<virtio::Fs>(resources.loop, machine::kFsTag);
+    devices.fs = fs.get();
+    (void)GRANARY_TRY(add(devices, resources, std::move(fs)));
+  }
   return devices;
 }
 
@@ -91,6 +96,11 @@ Status attach_net(Devices& devices, uint32_t slot, Fd tap) {
   GRANARY_TRY(devices.nets[slot].device->attach(std::move(tap)));
   devices.nets[slot].transport->notify_config_change();
   return ok();
+}
+
+Status attach_fs(Devices& devices, Fd socket) {
+  if (devices.fs == nullptr) return no_slot("fs", 0, 0);
+  return devices.fs->attach(std::move(socket));
 }
 
 const char* device_name(virtio::DeviceType type) {

@@ -6,6 +6,7 @@
 
 #include "vmpool/base/control_protocol.h"
 #include "vmpool/virtio/block.h"
+#include "vmpool/virtio/fs.h"
 #include "vmpool/virtio/io_worker.h"
 #include "vmpool/virtio/mmio_transport.h"
 #include "vmpool/virtio/net.h"
@@ -22,7 +23,7 @@ struct DeviceResources {
 };
 
 // The virtio devices of one machine behind their transports. Slots are given out in this order, without gaps: vsock
-// (always slot 0), entropy, console, balloon, net, block. The order is part of the machine: the template key and the
+// (always slot 0), entropy, console, balloon, net, block, fs. The order is part of the machine: the template key and the
 // ACPI tables rely on it.
 struct Devices {
   // The one thread that may block on files; only where there are block slots. Outlives the devices.
@@ -40,6 +41,7 @@ struct Devices {
   };
   std::vector<NetSlot> nets;
   std::vector<BlockSlot> blocks;
+  virtio::Fs* fs = nullptr;  // nullptr: this machine has none
 };
 
 // `set` has been checked (request.h).
@@ -49,6 +51,8 @@ Result<Devices> make_devices(const control::DeviceSet& set, DeviceResources reso
 // descriptor is of the wrong kind.
 Status attach_block(Devices& devices, uint32_t slot, Fd file, bool read_only);
 Status attach_net(Devices& devices, uint32_t slot, Fd tap);
+// The socket of a granary-fsd; the guest finds it at its next mount.
+Status attach_fs(Devices& devices, Fd socket);
 
 const char* device_name(virtio::DeviceType type);
 

@@ -232,6 +232,8 @@ Status Machine::attach_block(AttachBlockRequest request) {
   return vmm::attach_block(devices_, request.slot, std::move(request.file), request.read_only);
 }
 
+Status Machine::attach_fs(AttachFsRequest request) { return vmm::attach_fs(devices_, std::move(request.socket)); }
+
 Status Machine::attach_net(AttachNetRequest request) {
   return vmm::attach_net(devices_, request.slot, std::move(request.tap));
 }

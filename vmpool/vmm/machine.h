@@ -65,6 +65,7 @@ class Machine {
 
   Status attach_block(AttachBlockRequest request);
   Status attach_net(AttachNetRequest request);
+  Status attach_fs(AttachFsRequest request);
 
   [[nodiscard]] const snapshot::Shape& shape() const { return shape_; }
   [[nodiscard]] const GuestMemory& memory() const { return memory_; }

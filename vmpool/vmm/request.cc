@@ -40,7 +40,7 @@ Result<Request> create_shell(Message& message) {
   GRANARY_TRY(check_flag(devices.entropy, "entropy"));
   GRANARY_TRY(check_flag(devices.console, "console"));
   GRANARY_TRY(check_flag(devices.balloon, "balloon"));
-  if (devices.fs != 0) return Error(Errc::kNotSupported, "virtio-fs device; set fs to 0");
+  GRANARY_TRY(check_flag(devices.fs, "fs"));
   return Request(CreateShellRequest{body.memory_bytes, body.vcpus, devices});
 }
 
@@ -86,6 +86,12 @@ Result<Request> attach_net(Message& message) {
   return Request(AttachNetRequest{std::move(message.fds[0]), body.slot});
 }
 
+Result<Request> attach_fs(Message& message) {
+  const auto body = GRANARY_TRY(message.as<control::Attach>(1));
+  GRANARY_TRY(check_count(body.slot, 0, "fs slot"));
+  return Request(AttachFsRequest{std::move(message.fds[0]), body.slot});
+}
+
 template <class Plain>
 Result<Request> plain(Message& message) {
   (void)GRANARY_TRY(message.as<control::Empty>());
@@ -111,6 +117,7 @@ constexpr Row kRows[] = {
     {Type::kSnapshot, "snapshot", in(VmPhase::kParked), snapshot},
     {Type::kAttachBlock, "attach-block", kExists, attach_block},
     {Type::kAttachNet, "attach-net", kExists, attach_net},
+    {Type::kAttachFs, "attach-fs", kExists, attach_fs},
     {Type::kGetStats, "get-stats", kAlways, plain<StatsRequest>},
     {Type::kTerminate, "terminate", kAlways, plain<TerminateRequest>},
 };

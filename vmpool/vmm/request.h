@@ -41,16 +41,20 @@ struct AttachNetRequest {
   Fd tap;
   uint32_t slot = 0;
 };
+struct AttachFsRequest {
+  Fd socket;
+  uint32_t slot = 0;
+};
 struct StatsRequest {};
 struct TerminateRequest {};
 
 using Request = std::variant<CreateShellRequest, BootRequest, RestoreRequest, ParkRequest, UnparkRequest,
-                             SnapshotRequest, AttachBlockRequest, AttachNetRequest, StatsRequest, TerminateRequest>;
+                             SnapshotRequest, AttachBlockRequest, AttachNetRequest, AttachFsRequest, StatsRequest, TerminateRequest>;
 
 // Checks type, phase, body and descriptors of a message from the peer, in that order. Errors: kProtocolMalformed for a
 // type that is no request to a VMM, a body of wrong size or a wrong number of descriptors; kInvalidArgument for a
 // request that does not fit `phase` (the message names both) or a field out of its bounds; kVcpusOutOfRange,
-// kNotSupported, kCommandLineTooLong.
+// kCommandLineTooLong.
 Result<Request> check_request(control::Message message, VmPhase phase);
 
 }  // namespace granary::vmm

@@ -73,7 +73,7 @@ TEST(CheckRequest, EachPhaseTakesOnlyItsRequests) {
 }
 
 TEST(CheckRequest, TypesOfOthersAreMalformed) {
-  for (const int type : {0, 1, 2, 16, 17, 32, 74, 96, 97, 0xffff}) {
+  for (const int type : {0, 1, 2, 16, 17, 32, 75, 96, 97, 128, 0xffff}) {
     EXPECT_EQ(code_of(check_request(message(static_cast<Type>(type), control::Empty{}), VmPhase::kEmpty)),
               Errc::kProtocolMalformed);
   }
@@ -104,7 +104,7 @@ TEST(CheckRequest, FieldsOutOfBounds) {
                         {Errc::kInvalidArgument, [](auto& s) { s.devices.net_slots = 3; }},
                         {Errc::kInvalidArgument, [](auto& s) { s.devices.block_slots = 9; }},
                         {Errc::kInvalidArgument, [](auto& s) { s.devices.entropy = 2; }},
-                        {Errc::kNotSupported, [](auto& s) { s.devices.fs = 1; }}};
+                        {Errc::kInvalidArgument, [](auto& s) { s.devices.fs = 2; }}};
   for (const Case& c : cases) {
     control::CreateShell shell = good_shell();
     c.spoil(shell);
@@ -121,6 +121,8 @@ TEST(CheckRequest, FieldsOutOfBounds) {
   control::Attach attach{};
   attach.slot = 8;
   EXPECT_EQ(code_of(check_request(message(Type::kAttachBlock, attach, 1), VmPhase::kShell)), Errc::kInvalidArgument);
+  attach.slot = 1;
+  EXPECT_EQ(code_of(check_request(message(Type::kAttachFs, attach, 1), VmPhase::kShell)), Errc::kInvalidArgument);
 }
 
 }  // namespace

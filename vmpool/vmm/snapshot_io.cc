@@ -66,7 +66,7 @@ Result<snapshot::Snapshot> read_snapshot(int state_fd, int memory_fd, const snap
   snapshot::Snapshot state = GRANARY_TRY(snapshot::decode(file));
   GRANARY_TRY(check_shape(state.shape, shell));
   const size_t slots = 1U + shell.devices.entropy + shell.devices.console + shell.devices.balloon +
-                       shell.devices.net_slots + shell.devices.block_slots;
+                       shell.devices.net_slots + shell.devices.block_slots + shell.devices.fs;
   if (state.transports.size() != slots) return differs("number of virtio devices", state.transports.size(), slots);
   GRANARY_TRY(snapshot::check_sealed_file(memory_fd, state.shape.memory_bytes, "memory file"));
   return state;

@@ -123,6 +123,12 @@ Status Vmm::handle(uint32_t id, AttachNetRequest& request) {
   return ok();
 }
 
+Status Vmm::handle(uint32_t id, AttachFsRequest& request) {
+  GRANARY_TRY(machine_->attach_fs(std::move(request)));
+  server_->done(id);
+  return ok();
+}
+
 Status Vmm::handle(uint32_t id, const StatsRequest&) {
   control::Stats stats = machine_ ? machine_->stats() : control::Stats{};
   stats.restore_ns = restore_ns_;

@@ -50,6 +50,7 @@ class Vmm {
   Status handle(uint32_t id, const SnapshotRequest& request);
   Status handle(uint32_t id, AttachBlockRequest& request);
   Status handle(uint32_t id, AttachNetRequest& request);
+  Status handle(uint32_t id, AttachFsRequest& request);
   Status handle(uint32_t id, const StatsRequest& request);
   Status handle(uint32_t id, const TerminateRequest& request);
 

@@ -124,7 +124,7 @@ TEST_F(VmmSnapshot, SeveralVcpusAndAllDevices) {
   control::DeviceSet all{};
   all.net_slots = 2;
   all.block_slots = 8;
-  all.entropy = all.console = all.balloon = 1;
+  all.entropy = all.console = all.balloon = all.fs = 1;
   const VmmProcess::Template from = make_template(counting(), 4, all);
   VmmProcess clone = shell(4, all);
   const Result<control::Empty> restored = clone.restore(from);

@@ -156,7 +156,7 @@ TEST_F(VmmTest, LargestMachineBoots) {
   control::DeviceSet all{};
   all.net_slots = 2;
   all.block_slots = 8;
-  all.entropy = all.console = all.balloon = 1;
+  all.entropy = all.console = all.balloon = all.fs = 1;
   ASSERT_NO_FATAL_FAILURE(boot(TinyCode().ring(0x10).halt(), 8, all));
   expect_ring(0x10);
   ASSERT_TRUE(vmm_->ask(Type::kPark));
