@@ -76,15 +76,14 @@ Result<Limits> raise_limits() {
 }
 
 Status drop_privileges() {
-  ::capng_clear(CAPNG_SELECT_BOTH);
+  ::capng_clear(CAPNG_SELECT_CAPS);
   for (const KeptCapability& kept : kKeptCapabilities) {
     ::capng_update(CAPNG_ADD, static_cast<capng_type_t>(CAPNG_EFFECTIVE | CAPNG_PERMITTED), kept.capability);
   }
   if (::prctl(PR_SET_DUMPABLE, 0) != 0 || ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
     return Error::last_os_error("forbid ptrace and new privileges");
   }
-  // Capabilities last: the bounding set needs CAP_SETPCAP.
-  if (const int failed = ::capng_apply(CAPNG_SELECT_BOTH); failed != 0) {
+  if (const int failed = ::capng_apply(CAPNG_SELECT_CAPS); failed != 0) {
     return Error(Errc::kInvalidArgument, "drop capabilities: libcap-ng says " + std::to_string(failed) +
                                              "; granary-fsd must be started by granary-spawn, as root");
   }

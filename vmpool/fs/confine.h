@@ -1,30 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <linux/capability.h>
-
 #include <cstddef>
 
+#include "vmpool/base/fsd_capabilities.h"
 #include "vmpool/base/result.h"
 
 namespace granary::fs {
-
-// What granary-fsd keeps of root's power, and why. docs/threat-model.md has the same table.
-struct KeptCapability {
-  unsigned capability;
-  const char* name;
-  const char* why;
-};
-inline constexpr KeptCapability kKeptCapabilities[] = {
-    {CAP_CHOWN, "CAP_CHOWN", "chown in the guest"},
-    {CAP_DAC_OVERRIDE, "CAP_DAC_OVERRIDE", "the guest's kernel has checked permissions, with groups unknown here"},
-    {CAP_FOWNER, "CAP_FOWNER",
-     "chmod, times, ACLs and attributes of files of all users; O_NOATIME; sticky directories"},
-    {CAP_FSETID, "CAP_FSETID", "chmod and writes keep the set-uid and set-gid bits that the guest's kernel keeps"},
-    {CAP_SETGID, "CAP_SETGID", "files are created with the caller's gid"},
-    {CAP_SETUID, "CAP_SETUID", "files are created with the caller's uid"},
-    {CAP_SETFCAP, "CAP_SETFCAP", "packages that are installed in the guest give programs file capabilities"},
-};
 
 // How much a guest can make this process hold.
 struct Limits {
@@ -35,7 +17,8 @@ struct Limits {
 // From the hard limit of open files, to which the soft one is raised.
 Result<Limits> raise_limits();
 
-// Drops all capabilities but those above, for good (libcap-ng), and forbids new ones by exec.
+// Drops all capabilities but kKeptCapabilities (libcap-ng), and forbids new ones by exec. granary-spawn has done that
+// already, the bounding set included; whoever else starts this program has not.
 Status drop_privileges();
 
 // Loads the system-call filter (libseccomp): what is not in it ends the process. Builds with a sanitizer have none.

@@ -13,13 +13,16 @@
 #include <cstdio>
 #include <vector>
 
+#include "vmpool/base/fsd_fds.h"
 #include "vmpool/base/vmm_fds.h"
 
 namespace granary::spawn {
 namespace {
 
 constexpr size_t kChildStackBytes = 64 * 1024;
+constexpr int kFirstInheritedFd = vmm_fds::kControlSocket;
 constexpr int kFirstFreeFd = vmm_fds::kKvm + 1;
+static_assert(kFirstInheritedFd == fsd_fds::kFuse && kFirstFreeFd == fsd_fds::kOwnFiles + 1);
 constexpr long kFailed = -1;
 
 // Lies in the parent: the child shares its memory until exec, so a failed step needs no pipe to be told.
@@ -53,12 +56,14 @@ bool place_descriptors(Birth& birth, int& executable) {
     int from;
     int to;
   };
-  std::array<Move, 5> moves = {{{plan.null, STDIN_FILENO},
-                                {plan.control, vmm_fds::kControlSocket},
-                                {plan.status, vmm_fds::kStatusPage},
-                                {plan.listener, vmm_fds::kVsockListener},
-                                {plan.kvm, vmm_fds::kKvm}}};
+  std::array<Move, 5> moves = {{{plan.null, STDIN_FILENO}}};
+  for (size_t i = 0; i < plan.inherited.size(); ++i) {
+    moves[i + 1] = {plan.inherited[i], kFirstInheritedFd + static_cast<int>(i)};
+  }
   for (Move& move : moves) {
+    const bool is_own = move.from == kOwnFiles;
+    if (is_own) move.from = ::open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (is_own && !step(birth, "open /proc/self/fd", move.from)) return false;
     move.from = ::fcntl(move.from, F_DUPFD_CLOEXEC, kFirstFreeFd);
     if (!step(birth, "duplicate a descriptor", move.from)) return false;
   }
@@ -79,8 +84,9 @@ int child_main(void* argument) {
       !enter_jail(birth.plan->jail, birth.failed)) {
     return 127;
   }
-  step(birth, "execute the VMM", ::syscall(SYS_execveat, executable, "", birth.arguments, environment, AT_EMPTY_PATH));
-  birth.failed.remedy = "granary-vmm must be a static program that everybody may execute";
+  step(birth, "execute the program",
+       ::syscall(SYS_execveat, executable, "", birth.arguments, environment, AT_EMPTY_PATH));
+  birth.failed.remedy = "it must be a static program that everybody may execute";
   return 127;
 }
 
@@ -129,7 +135,7 @@ class AllSignalsBlocked {
 Result<Child> start_child(const ChildPlan& plan) {
   static std::array<std::byte, kChildStackBytes> stack alignas(16);
   char name[48];
-  std::snprintf(name, sizeof(name), "granary-vmm vm=%llu", static_cast<unsigned long long>(plan.vm.value));
+  std::snprintf(name, sizeof(name), "%s vm=%llu", plan.name, static_cast<unsigned long long>(plan.vm.value));
   char* const arguments[] = {name, nullptr};
   Birth birth{.plan = &plan, .arguments = arguments, .failed = {}};
 
@@ -149,17 +155,17 @@ Result<Child> start_child(const ChildPlan& plan) {
     pid = clone_with_stack(args, birth);
   }
   if (pid < 0) {
-    return Error::from_errno(static_cast<int>(-pid), plan.cgroup >= 0
-                                                         ? "start a VMM process in its cgroup and a new pid namespace"
-                                                         : "start a VMM process in a new pid namespace");
+    return Error::from_errno(
+        static_cast<int>(-pid),
+        "start " + std::string(plan.name) + (plan.cgroup >= 0 ? " in its cgroup and" : " in") + " a new pid namespace");
   }
   Child child{static_cast<pid_t>(pid), Fd(pidfd)};
   if (birth.failed.step == nullptr) return child;
   siginfo_t unused{};
   while (::waitid(P_PID, static_cast<id_t>(pid), &unused, WEXITED) != 0 && errno == EINTR) {
   }
-  return Error::from_errno(birth.failed.error,
-                           std::string("start a VMM process: ") + birth.failed.step + " (" + birth.failed.remedy + ")");
+  return Error::from_errno(birth.failed.error, "start " + std::string(plan.name) + ": " + birth.failed.step + " (" +
+                                                   birth.failed.remedy + ")");
 }
 
 }  // namespace granary::spawn

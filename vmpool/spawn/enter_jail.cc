@@ -24,6 +24,7 @@ constexpr char kNoRemedy[] = "see the kernel log";
 struct Limit {
   __rlimit_resource resource;
   rlim_t value;
+  bool for_vmms_only = false;
 };
 
 // 1024 vsock connections, 8 vCPUs, 19 devices with two eventfds each, files of devices, descriptors in flight.
@@ -35,8 +36,8 @@ constexpr rlim_t kFileBytes = rlim_t{16} * 1024 * kGiB;
 
 constexpr Limit kLimits[] = {
     {RLIMIT_CORE, 0},  // guest memory must not reach a disk
-    {RLIMIT_NOFILE, kOpenFiles},
-    {RLIMIT_NPROC, kThreads},
+    {RLIMIT_NOFILE, kOpenFiles, true},
+    {RLIMIT_NPROC, kThreads, true},
     {RLIMIT_FSIZE, kFileBytes},
     {RLIMIT_MEMLOCK, 0},
     {RLIMIT_MSGQUEUE, 0},
@@ -51,8 +52,9 @@ bool step(FailedStep& failed, const char* name, const char* remedy, long result)
 }
 
 // Never raises a hard limit, which would need CAP_SYS_RESOURCE.
-bool set_limits(FailedStep& failed) {
+bool set_limits(const Jail& jail, FailedStep& failed) {
   for (const Limit& limit : kLimits) {
+    if (limit.for_vmms_only && jail.kept_capabilities != 0) continue;
     rlimit now{};
     if (!step(failed, "read a resource limit", kNoRemedy, ::getrlimit(limit.resource, &now))) return false;
     const rlim_t value = std::min(limit.value, now.rlim_max);
@@ -62,18 +64,22 @@ bool set_limits(FailedStep& failed) {
   return true;
 }
 
-bool drop_bounding_set(FailedStep& failed) {
+bool drop_bounding_set(const Jail& jail, FailedStep& failed) {
   // EINVAL: one past the last capability of this kernel.
   for (unsigned long capability = 0; ::prctl(PR_CAPBSET_READ, capability) >= 0; ++capability) {
+    if ((jail.kept_capabilities >> capability & 1) != 0) continue;
     if (!step(failed, "drop a capability", kNeedsIds, ::prctl(PR_CAPBSET_DROP, capability))) return false;
   }
   return true;
 }
 
-bool drop_capabilities(FailedStep& failed) {
+bool drop_capabilities(const Jail& jail, FailedStep& failed) {
   __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
-  const __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {};
-  return step(failed, "drop all capabilities", kNoRemedy, ::syscall(SYS_capset, &header, none)) &&
+  __user_cap_data_struct left[_LINUX_CAPABILITY_U32S_3] = {};
+  for (unsigned i = 0; i < _LINUX_CAPABILITY_U32S_3; ++i) {
+    left[i].effective = left[i].permitted = static_cast<uint32_t>(jail.kept_capabilities >> 32 * i);
+  }
+  return step(failed, "drop capabilities", kNoRemedy, ::syscall(SYS_capset, &header, left)) &&
          step(failed, "clear ambient capabilities", kNoRemedy,
               ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
 }
@@ -97,11 +103,11 @@ bool enter_jail(const Jail& jail, FailedStep& failed) {
          step(failed, "enter the jail's net namespace", kNeedsRoot, ::setns(in.net.get(), CLONE_NEWNET)) &&
          // Root and working directory are the empty root from here on.
          step(failed, "enter the jail's mount namespace", kNeedsRoot, ::setns(in.mount.get(), CLONE_NEWNS)) &&
-         set_limits(failed) && drop_bounding_set(failed) &&
+         set_limits(jail, failed) && drop_bounding_set(jail, failed) &&
          step(failed, "drop supplementary groups", kNeedsIds, ::syscall(SYS_setgroups, 0, nullptr)) &&
          step(failed, "set the VMM's gid", kNeedsIds, ::syscall(SYS_setresgid, jail.uid, jail.uid, jail.uid)) &&
          step(failed, "set the VMM's uid", kNeedsIds, ::syscall(SYS_setresuid, jail.uid, jail.uid, jail.uid)) &&
-         drop_capabilities(failed) &&
+         drop_capabilities(jail, failed) &&
          step(failed, "set no_new_privs", kNoRemedy, ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 }
 

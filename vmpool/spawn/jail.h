@@ -59,11 +59,14 @@ class UidSlots {
   std::set<uid_t> taken_;
 };
 
-// What start_child() locks a VMM into.
+// What start_child() locks a process into.
 struct Jail {
   const JailNamespaces* namespaces = nullptr;
   uid_t uid = 0;
   bool core_scheduling = false;  // control::kSpawnCoreScheduling
+  // Bits of the capabilities that are left to it; none for a VMM. A process with some has a uid of 0 and the limits of
+  // files and threads of the spawner.
+  uint64_t kept_capabilities = 0;
 };
 
 // A failed step of a process's birth. Lies in memory that the child shares, so it is plain.
@@ -73,8 +76,8 @@ struct FailedStep {
   const char* remedy = "";
 };
 
-// Locks the calling process in for good: core-scheduling cookie, namespaces, umask, limits, no groups, uid and gid, no capabilities (bounding
-// set included), no_new_privs. Its own pid namespace it must have been born with. False with `failed` filled in.
+// Locks the calling process in for good: core-scheduling cookie, namespaces, umask, limits, no groups, uid and gid, no capabilities but the kept ones
+// (bounding set included), no_new_privs. Its own pid namespace it must have been born with. False with `failed` filled in.
 //
 // For a child that shares its parent's memory until exec: allocates nothing, and system calls that the C library would
 // make for all threads are made directly. (libcap-ng is no help here: it reads /proc, which is gone by now, through

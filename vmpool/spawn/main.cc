@@ -25,6 +25,7 @@ constexpr char kUsage[] =
     "  --control-socket PATH  where clients connect (SOCK_SEQPACKET, mode 0600)\n"
     "  --run-dir DIR          holds the per-clone sockets; one spawner per directory\n"
     "  --vmm PATH             the granary-vmm program, static; /proc/self/fd/N for an inherited descriptor\n"
+    "  --fsd PATH             the granary-fsd program, the same way; without it no pod has files of the host\n"
     "  --kvm PATH             default /dev/kvm\n"
     "  --transient            end once the last client has gone and no VM lives\n"
     "  --uid-base N           first of the uids (and gids) of which each VMM gets its own; default 1879048192\n"
@@ -41,6 +42,7 @@ bool parse(int argc, char** argv, SpawnerOptions& options) {
   const option known[] = {{"control-socket", required_argument, nullptr, 'c'},
                           {"run-dir", required_argument, nullptr, 'r'},
                           {"vmm", required_argument, nullptr, 'v'},
+                          {"fsd", required_argument, nullptr, 'f'},
                           {"kvm", required_argument, nullptr, 'k'},
                           {"transient", no_argument, nullptr, 't'},
                           {"uid-base", required_argument, nullptr, 'u'},
@@ -57,6 +59,9 @@ bool parse(int argc, char** argv, SpawnerOptions& options) {
         break;
       case 'v':
         options.vmm = optarg;
+        break;
+      case 'f':
+        options.fsd = optarg;
         break;
       case 'k':
         options.kvm = optarg;

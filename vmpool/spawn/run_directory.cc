@@ -19,11 +19,12 @@ namespace granary::spawn {
 namespace {
 
 constexpr std::string_view kSuffix = ".sock";
+constexpr std::string_view kFsdSuffix = ".fsd";
 
-// The number in "<number>.sock".
+// The number in "<number>.sock" or "<number>.fsd".
 std::optional<VmId> number_in(std::string_view name) {
-  if (!name.ends_with(kSuffix)) return std::nullopt;
-  name.remove_suffix(kSuffix.size());
+  if (!name.ends_with(kSuffix) && !name.ends_with(kFsdSuffix)) return std::nullopt;
+  name.remove_suffix(name.size() - name.rfind('.'));
   VmId vm;
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), vm.value);
   if (error != std::errc{} || end != name.data() + name.size()) return std::nullopt;
@@ -39,8 +40,8 @@ sockaddr_un address_of(int directory, const std::string& name) {
   return address;
 }
 
-Result<Fd> stream_socket() {
-  Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+Result<Fd> make_socket(int type) {
+  Fd socket(::socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket.valid()) return Error::last_os_error("create a per-clone socket");
   return socket;
 }
@@ -64,8 +65,10 @@ Result<RunDirectory> RunDirectory::open(const std::string& path) {
 
 std::string RunDirectory::socket_name(VmId vm) { return std::to_string(vm.value) + std::string(kSuffix); }
 
+std::string RunDirectory::fsd_socket_name(VmId vm) { return std::to_string(vm.value) + std::string(kFsdSuffix); }
+
 bool RunDirectory::is_listening(const std::string& name) const {
-  const Result<Fd> socket = stream_socket();
+  const Result<Fd> socket = make_socket(name.ends_with(kFsdSuffix) ? SOCK_SEQPACKET : SOCK_STREAM);
   // When in doubt it stays: a socket too many does less harm than a clone that cannot be reached.
   if (!socket) return true;
   const sockaddr_un address = address_of(directory_.get(), name);
@@ -93,9 +96,12 @@ Result<VmId> RunDirectory::remove_stale() const {
   return highest;
 }
 
-Result<Fd> RunDirectory::listen(VmId vm) const {
-  Fd socket = GRANARY_TRY(stream_socket());
-  const std::string name = socket_name(vm);
+Result<Fd> RunDirectory::listen(VmId vm) const { return listen_at(socket_name(vm), SOCK_STREAM); }
+
+Result<Fd> RunDirectory::listen_fsd(VmId vm) const { return listen_at(fsd_socket_name(vm), SOCK_SEQPACKET); }
+
+Result<Fd> RunDirectory::listen_at(const std::string& name, int type) const {
+  Fd socket = GRANARY_TRY(make_socket(type));
   const sockaddr_un address = address_of(directory_.get(), name);
   // On Linux the mode of a unix socket's file is that of the socket at bind(2), cut by the umask.
   if (::fchmod(socket.get(), 0600) != 0 ||
@@ -111,7 +117,13 @@ Result<Fd> RunDirectory::listen(VmId vm) const {
 }
 
 Result<bool> RunDirectory::unlink(VmId vm) const {
-  const std::string name = socket_name(vm);
+  const bool had_fsd = GRANARY_TRY(unlink_fsd(vm));
+  return GRANARY_TRY(unlink_name(socket_name(vm))) || had_fsd;
+}
+
+Result<bool> RunDirectory::unlink_fsd(VmId vm) const { return unlink_name(fsd_socket_name(vm)); }
+
+Result<bool> RunDirectory::unlink_name(const std::string& name) const {
   if (::unlinkat(directory_.get(), name.c_str(), 0) == 0) return true;
   if (errno == ENOENT) return false;
   return Error::last_os_error("remove per-clone socket " + name);

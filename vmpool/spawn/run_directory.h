@@ -21,11 +21,17 @@ class RunDirectory {
   static std::string socket_name(VmId vm);
   // A listening SOCK_STREAM socket named socket_name(vm), mode 0600.
   [[nodiscard]] Result<Fd> listen(VmId vm) const;
-  // True: removed, false: was absent.
+  // The same for the VM's file server: SOCK_SEQPACKET, for export clients (fs/export_client.h).
+  static std::string fsd_socket_name(VmId vm);
+  [[nodiscard]] Result<Fd> listen_fsd(VmId vm) const;
+  // Both sockets. True: removed, false: there was none.
   [[nodiscard]] Result<bool> unlink(VmId vm) const;
+  [[nodiscard]] Result<bool> unlink_fsd(VmId vm) const;
 
  private:
   explicit RunDirectory(Fd directory) : directory_(std::move(directory)) {}
+  [[nodiscard]] Result<Fd> listen_at(const std::string& name, int type) const;
+  [[nodiscard]] Result<bool> unlink_name(const std::string& name) const;
   [[nodiscard]] bool is_listening(const std::string& name) const;
   Fd directory_;
 };

@@ -36,6 +36,7 @@ Status Spawner::open(const SpawnerOptions& options) {
   vmm_build_id_ = GRANARY_TRY(read_build_id(options.vmm));
   VmmFiles files;
   files.executable = GRANARY_TRY(open_file(options.vmm, O_PATH));
+  if (!options.fsd.empty()) files.fsd = GRANARY_TRY(open_file(options.fsd, O_PATH));
   files.kvm = GRANARY_TRY(open_file(options.kvm, O_RDWR));
   files.null = GRANARY_TRY(open_file("/dev/null", O_RDWR));
   files.jail = GRANARY_TRY(JailNamespaces::create());
@@ -96,6 +97,8 @@ Status Spawner::dispatch(Peer& peer, control::Message& message) {
       return hello(peer, message);
     case Type::kSpawn:
       return spawn(peer, message);
+    case Type::kSpawnFsd:
+      return spawn_fsd(peer, message);
     case Type::kKill:
       return kill(peer, message);
     case Type::kAdopt:
@@ -161,6 +164,18 @@ Status Spawner::spawn(Peer& peer, const control::Message& message) {
   const int cgroup = message.fds.empty() ? -1 : message.fds.front().get();
   const VmId vm = GRANARY_TRY(vms_->spawn(cgroup, (body.flags & control::kSpawnCoreScheduling) != 0));
   return send_vm(peer, message, vm);
+}
+
+Status Spawner::spawn_fsd(Peer& peer, const control::Message& message) {
+  const auto ref = GRANARY_TRY(message.as<control::VmRef>(message.fds.empty() ? 0 : 1));
+  if (finishing_) return Error(Errc::kShuttingDown, "start a file server");
+  const int cgroup = message.fds.empty() ? -1 : message.fds.front().get();
+  const NewFsd made = GRANARY_TRY(vms_->spawn_fsd(VmId{ref.vm_id}, cgroup));
+  control::FsdSpawned body{.pid = made.pid, .reserved = 0, .socket_name = {}};
+  control::set_text(body.socket_name, RunDirectory::fsd_socket_name(VmId{ref.vm_id}));
+  const int fds[] = {made.fuse.get(), made.control.get(), made.pidfd.get()};
+  peer.send(Type::kSpawnFsd, message.request, body, fds);
+  return ok();
 }
 
 Status Spawner::adopt(Peer& peer, const control::Message& message) {

@@ -16,6 +16,7 @@ struct SpawnerOptions {
   std::string control_socket;
   std::string run_directory;
   std::string vmm = "granary-vmm";
+  std::string fsd = {};  // granary-fsd; empty: there are no file servers
   std::string kvm = "/dev/kvm";
   bool transient = false;  // ends once its last client has gone and no VM lives
   UidRange uids;
@@ -50,6 +51,7 @@ class Spawner {
   Status dispatch(Peer& peer, control::Message& message);
   Status hello(Peer& peer, const control::Message& message);
   Status spawn(Peer& peer, const control::Message& message);
+  Status spawn_fsd(Peer& peer, const control::Message& message);
   Status kill(Peer& peer, const control::Message& message);
   Status adopt(Peer& peer, const control::Message& message);
   Status take(Peer& peer, control::Message& message);

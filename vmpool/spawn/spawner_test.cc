@@ -96,7 +96,7 @@ TEST_F(SpawnerTest, ExecFailureIsExactAndLeavesNothing) {
   fs::permissions(folder / "vmm", fs::perms(0755));
   error = error_of(ask(Type::kSpawn, control::Spawn{}));
   EXPECT_TRUE(error.is_errno(ENOEXEC)) << error.message();
-  EXPECT_NE(error.message().find("execute the VMM"), std::string::npos) << error.message();
+  EXPECT_NE(error.message().find("execute the program"), std::string::npos) << error.message();
   EXPECT_TRUE(fs::is_empty(folder / "run"));
   EXPECT_EQ(descriptors_of_spawner(), before);
   EXPECT_EQ(ask(Type::kListVms, control::Empty{})->as_answer<control::VmList>(Type::kListVms)->count, 0U);

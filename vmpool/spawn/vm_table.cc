@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <cstddef>
 
 #include "vmpool/base/fault.h"
+#include "vmpool/base/fsd_capabilities.h"
 #include "vmpool/base/log.h"
 #include "vmpool/spawn/child_setup.h"
 
@@ -33,6 +35,12 @@ Result<Fd> create_status_page() {
     return Error::last_os_error("seal the size of a status page");
   }
   return fd;
+}
+
+Result<SocketPair> create_stream_pair() {
+  int fds[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0) return SocketPair{Fd(fds[0]), Fd(fds[1])};
+  return Error::last_os_error("make the stream socket of a file server");
 }
 
 // The kernel killed it for a system call that its filter forbids. Readers of the page shall see that, too.
@@ -64,13 +72,16 @@ VmTable::VmTable(EventLoop& loop, VmmFiles files, UidSlots uids, const RunDirect
       on_ended_(std::move(on_ended)) {}
 
 VmTable::~VmTable() {
-  for (auto& [id, entry] : live_) loop_.remove(entry.watch);
+  for (auto& [id, entry] : live_) {
+    loop_.remove(entry.watch);
+    if (entry.fsd) loop_.remove(entry.fsd->watch);
+  }
 }
 
 Result<VmId> VmTable::spawn(int cgroup, bool core_scheduling) {
   const VmId id{last_.value + 1};
   const uid_t uid = GRANARY_TRY(uids_.take());
-  Result<Vm> vm = start(id, {.namespaces = &files_.jail, .uid = uid, .core_scheduling = core_scheduling}, cgroup);
+  Result<Vm> vm = start(id, {.namespaces = &files_.jail, .uid = uid, .core_scheduling = core_scheduling, .kept_capabilities = 0}, cgroup);
   if (!vm) {
     free_names(id, uid);
     return std::move(vm).error();
@@ -85,8 +96,51 @@ Result<VmId> VmTable::spawn(int cgroup, bool core_scheduling) {
     free_names(id, uid);
     return std::move(watch).error();
   }
-  live_.emplace(id, Entry{std::move(*vm), *watch});
+  live_.emplace(id, Entry{.vm = std::move(*vm), .watch = *watch});
   return id;
+}
+
+Result<NewFsd> VmTable::spawn_fsd(VmId id, int cgroup) {
+  (void)GRANARY_TRY(live(id));
+  Entry& entry = live_.at(id);
+  const std::string of = "file server of VM " + std::to_string(id.value);
+  if (!files_.fsd.valid()) return Error(Errc::kNotSupported, of + ": granary-spawn was started without --fsd");
+  if (entry.fsd) return Error(Errc::kAlreadyRunning, of + " with pid " + std::to_string(entry.fsd->pid));
+  SocketPair fuse = GRANARY_TRY(create_stream_pair());
+  SocketPair control = GRANARY_TRY(create_message_socket_pair());
+  const Fd listener = GRANARY_TRY(run_.listen_fsd(id));
+  Result<Child> child =
+      start_child({.name = "granary-fsd",
+                   .vm = id,
+                   .executable = files_.fsd.get(),
+                   .null = files_.null.get(),
+                   .inherited = {fuse.second.get(), control.second.get(), listener.get(), kOwnFiles},
+                   .cgroup = cgroup,
+                   .jail = {.namespaces = &files_.jail, .uid = 0, .kept_capabilities = fs::kept_capability_bits()}});
+  if (!child) {
+    (void)run_.unlink_fsd(id);
+    return std::move(child).error();
+  }
+  fault_point("spawner.fsd-started");
+  NewFsd made{.pid = child->pid, .fuse = std::move(fuse.first), .control = std::move(control.first)};
+  entry.fsd.emplace(Fsd{.pid = child->pid, .pidfd = std::move(child->pidfd)});
+  if (const Status watched = watch_fsd(id, made); !watched) {
+    // It ends by itself, too, once nobody holds its socket.
+    signal_kill(entry.fsd->pidfd);
+    ::waitpid(entry.fsd->pid, nullptr, 0);
+    loop_.remove(entry.fsd->watch);
+    entry.fsd.reset();
+    (void)run_.unlink_fsd(id);
+    return watched.error();
+  }
+  return made;
+}
+
+Status VmTable::watch_fsd(VmId id, NewFsd& made) {
+  Fsd& fsd = *live_.at(id).fsd;
+  made.pidfd = GRANARY_TRY(fsd.pidfd.duplicate());
+  fsd.watch = GRANARY_TRY(loop_.add(fsd.pidfd.get(), EPOLLIN, [this, id](uint32_t) { reap_fsd(id); }));
+  return ok();
 }
 
 Status VmTable::take(VmId id, Vm vm) {
@@ -95,7 +149,7 @@ Status VmTable::take(VmId id, Vm vm) {
                                              ": its number is in use, or its socket was never in this run directory");
   }
   const EventLoop::Token watch = GRANARY_TRY(loop_.add(vm.pidfd.get(), EPOLLIN, [this, id](uint32_t) { reap(id); }));
-  live_.emplace(id, Entry{std::move(vm), watch});
+  live_.emplace(id, Entry{.vm = std::move(vm), .watch = watch});
   return ok();
 }
 
@@ -103,15 +157,14 @@ Result<Vm> VmTable::start(VmId id, const Jail& jail, int cgroup) {
   SocketPair control = GRANARY_TRY(create_message_socket_pair());
   Fd status = GRANARY_TRY(create_status_page());
   const Fd listener = GRANARY_TRY(run_.listen(id));
-  Child child = GRANARY_TRY(start_child({.vm = id,
-                                         .executable = files_.executable.get(),
-                                         .null = files_.null.get(),
-                                         .control = control.second.get(),
-                                         .status = status.get(),
-                                         .listener = listener.get(),
-                                         .kvm = files_.kvm.get(),
-                                         .cgroup = cgroup,
-                                         .jail = jail}));
+  Child child =
+      GRANARY_TRY(start_child({.name = "granary-vmm",
+                               .vm = id,
+                               .executable = files_.executable.get(),
+                               .null = files_.null.get(),
+                               .inherited = {control.second.get(), status.get(), listener.get(), files_.kvm.get()},
+                               .cgroup = cgroup,
+                               .jail = jail}));
   return Vm{child.pid, std::move(child.pidfd), std::move(control.first), std::move(status), jail.uid};
 }
 
@@ -135,12 +188,17 @@ Result<bool> VmTable::kill(VmId vm) {
   const auto found = live_.find(vm);
   if (found == live_.end()) return false;
   fault_point("spawner.kill");
-  signal_kill(found->second.vm.pidfd);
+  kill_processes(found->second);
   return true;
 }
 
 void VmTable::kill_all() {
-  for (const auto& [id, entry] : live_) signal_kill(entry.vm.pidfd);
+  for (const auto& [id, entry] : live_) kill_processes(entry);
+}
+
+void VmTable::kill_processes(const Entry& entry) {
+  signal_kill(entry.vm.pidfd);
+  if (entry.fsd) signal_kill(entry.fsd->pidfd);
 }
 
 Status VmTable::forget(VmId vm) {
@@ -153,7 +211,7 @@ Status VmTable::forget(VmId vm) {
 
 void VmTable::reap(VmId id) {
   const auto found = live_.find(id);
-  if (found == live_.end()) return;
+  if (found == live_.end() || found->second.record) return;
   int wait_status = 0;
   const pid_t reaped = ::waitpid(found->second.vm.pid, &wait_status, WNOHANG);
   if (reaped == 0) return;
@@ -166,6 +224,28 @@ void VmTable::reap(VmId id) {
       .end_state = static_cast<uint32_t>(end_state_of(found->second.vm.status, wait_status))};
   fault_point("spawner.reaped");
   loop_.remove(found->second.watch);
+  if (!found->second.fsd) return end(id, record);
+  found->second.record = record;
+  signal_kill(found->second.fsd->pidfd);
+}
+
+void VmTable::reap_fsd(VmId id) {
+  const auto found = live_.find(id);
+  if (found == live_.end() || !found->second.fsd) return;
+  int wait_status = 0;
+  if (::waitpid(found->second.fsd->pid, &wait_status, WNOHANG) == 0) return;
+  loop_.remove(found->second.fsd->watch);
+  found->second.fsd.reset();
+  if (const Result<bool> gone = run_.unlink_fsd(id); !gone) {
+    log_line(LogLevel::kError, "%s", gone.error().message().c_str());
+  }
+  if (found->second.record) return end(id, control::VmRecord(*found->second.record));
+  log_line(LogLevel::kWarn, "the file server of vm=%llu ended first, wait status %d",
+           static_cast<unsigned long long>(id.value), wait_status);
+}
+
+void VmTable::end(VmId id, const control::VmRecord& record) {
+  const auto found = live_.find(id);
   const uid_t uid = found->second.vm.uid;
   live_.erase(found);
   free_names(id, uid);
