@@ -2,6 +2,7 @@
 #include "vmpool/pool/clone.h"
 
 #include <poll.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <thread>
 
 #include "vmpool/base/fault.h"
+#include "vmpool/fs/export_client.h"
 #include "vmpool/pool/unix_socket.h"
 
 namespace granary::pool {
@@ -95,10 +97,21 @@ Status Clone::attach(const Attachments& attachments) {
   for (uint32_t slot = 0; slot < attachments.taps.size(); ++slot) {
     GRANARY_TRY(vmm_->attach_net(slot, attachments.taps[slot].get()));
   }
+  if (attachments.shares) GRANARY_TRY(share());
   if (!attachments.disks.empty() || !attachments.taps.empty()) {
     flight_.note("attached", std::to_string(attachments.disks.size()) + " disks, " +
                                  std::to_string(attachments.taps.size()) + " taps");
   }
+  return ok();
+}
+
+Status Clone::share() {
+  const SpawnedFsd fsd = GRANARY_TRY(tools_.spawner.spawn_fsd(vm_.vm));
+  fsd_pid_ = fsd.pid;
+  fault_point("clone.fsd-spawned");
+  GRANARY_TRY(tools_.groups.add(group_, fsd.pid));
+  GRANARY_TRY(vmm_->attach_fs(fsd.fuse.get()));
+  flight_.note("shares", "file server pid " + std::to_string(fsd.pid));
   return ok();
 }
 
@@ -110,6 +123,7 @@ Result<uint64_t> Clone::move_below(const std::string& cgroup_parent) {
   fault_point("move.journalled");
   (void)GRANARY_TRY(tools_.groups.create(owners_group_));
   GRANARY_TRY(tools_.groups.add(owners_group_, vm_.pid));
+  if (fsd_pid_ != 0) GRANARY_TRY(tools_.groups.add(owners_group_, fsd_pid_));
   fault_point("move.done");
   flight_.note("moved", owners_group_);
   return measured_bytes_.load();
@@ -141,6 +155,9 @@ std::vector<std::string> Clone::destroy() {
     fault_point("reclaim.killed");
     if (!killed) leaks.push_back("process " + std::to_string(vm_.pid) + " (" + killed.error().message() + ")");
     if (path_exists(vm_.socket_path)) leaks.push_back("socket " + vm_.socket_path);
+    // Reaped with its VMM, or the spawner would not have answered; its socket's name goes with it.
+    const std::string exports = fs::export_socket_beside(vm_.socket_path);
+    if (path_exists(exports)) leaks.push_back("file server at " + exports);
     has_vm_ = !killed;
   }
   // Not while a VMM has the taps: an open one keeps the whole network namespace.
@@ -184,6 +201,21 @@ Status Clone::kill_without_spawner() {
     return Error(Errc::kDeadlineExceeded, "killed, but its pidfd says that it lives");
   }
   if (::unlink(vm_.socket_path.c_str()) != 0 && errno != ENOENT) return Error::last_os_error("remove its socket");
+  return await_end_of_shares();
+}
+
+// A file server ends by itself once its VMM is gone, and every connection to it with it.
+Status Clone::await_end_of_shares() const {
+  const std::string path = fs::export_socket_beside(vm_.socket_path);
+  const SteadyTime deadline = SteadyClock::now() + kKillLimit;
+  const Result<Fd> connection = connect_unix(path, SOCK_SEQPACKET, deadline);
+  if (connection && !GRANARY_TRY(wait_ready(connection->get(), POLLIN, deadline))) {
+    return Error(Errc::kDeadlineExceeded, "its file server lives although the VMM is gone");
+  }
+  if (!connection && !connection.error().is_errno(ENOENT) && !connection.error().is_errno(ECONNREFUSED)) {
+    return connection.error();
+  }
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return Error::last_os_error("remove its file server's socket");
   return ok();
 }
 

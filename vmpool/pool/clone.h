@@ -48,7 +48,7 @@ class Clone {
   // Waits for the guest's answer; keeps the connection for hand_over().
   Status probe(std::chrono::milliseconds timeout);
   Status park();
-  // Gives a parked clone its disks and taps. After an error the clone must be destroyed: it may have some of them.
+  // Gives a parked clone its disks, taps and file server. After an error the clone must be destroyed: it may have some of them.
   Status attach(const Attachments& attachments);
   // Moves the VMM into a group of its own below its owner's; the residue. After an error the clone must be destroyed.
   Result<uint64_t> move_below(const std::string& cgroup_parent);
@@ -64,7 +64,7 @@ class Clone {
   Status entrust();
   void close_guest_connection() { guest_.reset(); }
 
-  // Kills the VMM, waits until it is reaped, removes cgroup and socket, and proves that they are gone. The names of
+  // Kills the VMM and its file server, waits until they are reaped, removes cgroup and socket, and proves that they are gone. The names of
   // what is not gone: empty when all is well. Idempotent.
   std::vector<std::string> destroy();
 
@@ -97,6 +97,8 @@ class Clone {
   Clone(CloneTools tools, const Uuid& uuid, std::string group);
   Status kill_vm();
   Status kill_without_spawner();
+  Status share();
+  Status await_end_of_shares() const;
   Status remove_group(const std::string& group);
 
   CloneTools tools_;
@@ -110,6 +112,7 @@ class Clone {
   std::atomic<bool> has_owners_group_ = false;
   bool has_vm_ = false;
   SpawnedVm vm_;
+  int32_t fsd_pid_ = 0;  // of the file server that it was given by attach()
   std::optional<StatusFile> status_;
   std::optional<VmmClient> vmm_;
   std::optional<GuestClient> guest_;

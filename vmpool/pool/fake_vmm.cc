@@ -115,6 +115,8 @@ class FakeVmm {
         return attach(message, "disk");
       case Type::kAttachNet:
         return attach(message, "tap");
+      case Type::kAttachFs:
+        return attach(message, "file server");
       case Type::kSnapshot:
         return snapshot(message);
       case Type::kGetStats: {

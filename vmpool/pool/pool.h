@@ -96,6 +96,8 @@ struct Disk {
 struct Attachments {
   std::vector<Disk> disks = {};  // at most the shape's block_slots
   std::vector<Fd> taps = {};     // at most the shape's net_slots; see virtio::Net::attach for what a tap must be
+  // The guest gets a file server (granary-fsd), without any export yet: see fs/export_client.h. Needs the shape's fs device.
+  bool shares = false;
   // A cgroup of the owner's, as CloneGroups takes it ("/kubepods/pod1234"): before the guest runs again the VMM moves into a
   // group of its own below it. Empty: it stays where it is.
   std::string cgroup_parent = {};

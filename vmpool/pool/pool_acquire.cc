@@ -42,6 +42,7 @@ Status Pool::Impl::check_slots(const Attachments& attachments) const {
   };
   GRANARY_TRY(fits(attachments.disks.size(), settings_.shape.devices.block_slots, "disks"));
   GRANARY_TRY(fits(attachments.taps.size(), settings_.shape.devices.net_slots, "taps"));
+  GRANARY_TRY(fits(attachments.shares ? 1 : 0, settings_.shape.devices.fs, "file servers"));
   if (!attachments.network) return ok();
   GRANARY_TRY(fits(static_cast<size_t>(attachments.network->links_size()), settings_.shape.devices.net_slots, "links"));
   return guest::check_network(*attachments.network);
@@ -127,7 +128,7 @@ Result<CloneInfo> Pool::Impl::hand_over(const std::string& id, const IdentityReq
     clone = entries_.at(id).clone;
     identity_timeout = settings_.identity_timeout;
   }
-  const bool attaches = !attachments.disks.empty() || !attachments.taps.empty();
+  const bool attaches = !attachments.disks.empty() || !attachments.taps.empty() || attachments.shares;
   if (const Status attached = clone->attach(attachments); !attached) {
     if (!is_refusal(attached.error())) return abandon(id, attached.error(), true);
     return refuse(id, attached.error());

@@ -8,6 +8,7 @@
 
 #include <csignal>
 
+#include "vmpool/fs/export_client.h"
 #include "vmpool/guest/guest.pb.h"
 #include "vmpool/pool/test_bench.h"
 
@@ -25,6 +26,7 @@ class PoolAttachTest : public testing::Test {
     PoolSettings settings = bench.settings();
     settings.shape.devices.block_slots = 2;
     settings.shape.devices.net_slots = 1;
+    settings.shape.devices.fs = 1;
     Result<std::unique_ptr<Pool>> started = Pool::start(settings, bench.resources());
     EXPECT_TRUE(started) << started.error().message();
     pool = std::move(*started);
@@ -58,6 +60,36 @@ TEST_F(PoolAttachTest, AParkedCloneGetsThemInOrder) {
   EXPECT_GE(::fcntl(attachments.disks[0].file.get(), F_GETFD), 0) << "the caller's descriptors stay the caller's";
   ASSERT_TRUE(pool->release(clone->id));
   EXPECT_EQ(pool->status().leaks, 0U);
+}
+
+TEST_F(PoolAttachTest, AFileServerIsThereBeforeTheGuestRunsAndGoesWithIt) {
+  Attachments attachments;
+  attachments.shares = true;
+  const Result<CloneInfo> clone = pool->acquire({}, in(kLong), attachments);
+  ASSERT_TRUE(clone) << clone.error().message();
+  EXPECT_THAT(*pool->console(clone->id), HasSubstr("file server 0 rw \nunpark\n"));
+  const std::string path = fs::export_socket_beside(clone->socket_path);
+  Result<fs::ExportClient> exports = fs::ExportClient::connect(path);
+  ASSERT_TRUE(exports) << exports.error().message();
+  const Fd root = *open_file("/", O_PATH);
+  EXPECT_TRUE(exports->add("root", root.get(), true));
+  ASSERT_TRUE(pool->release(clone->id));
+  EXPECT_TRUE(exports->remove("root").error().is(Errc::kPeerGone));
+  EXPECT_TRUE(fs::ExportClient::connect(path).error().is_errno(ENOENT));
+  EXPECT_EQ(pool->status().leaks, 0U);
+}
+
+TEST_F(PoolAttachTest, AFileServerGoesAlsoWhenTheSpawnerHasGone) {
+  Attachments attachments;
+  attachments.shares = true;
+  const Result<CloneInfo> clone = pool->acquire({}, in(kLong), attachments);
+  ASSERT_TRUE(clone) << clone.error().message();
+  const std::string path = fs::export_socket_beside(clone->socket_path);
+  const Result<fs::ExportClient> exports = fs::ExportClient::connect(path);
+  ASSERT_TRUE(exports);
+  bench.kill_spawner();
+  ASSERT_TRUE(pool->release(clone->id));
+  EXPECT_TRUE(fs::ExportClient::connect(path).error().is_errno(ENOENT));
 }
 
 TEST_F(PoolAttachTest, MoreThanTheShapeHasCostsNoClone) {

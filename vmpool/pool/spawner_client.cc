@@ -90,16 +90,26 @@ Result<SpawnedVm> SpawnerClient::adopt(VmId vm) {
 
 Result<SpawnedVm> SpawnerClient::take_vm(control::Message answer, Type type) {
   const auto body = GRANARY_TRY(answer.as_answer<control::Spawned>(type, 3));
-  const std::string name = control::text_of(body.socket_name);
-  if (name.empty() || name.find('/') != std::string::npos) {
-    return Error(Errc::kProtocolMalformed, "the spawner named a per-clone socket \"" + name + "\"");
-  }
+  std::string path = GRANARY_TRY(path_in_run_directory(control::text_of(body.socket_name)));
   return SpawnedVm{VmId{body.vm_id},
                    body.pid,
-                   run_directory_ + "/" + name,
+                   std::move(path),
                    std::move(answer.fds[0]),
                    std::move(answer.fds[1]),
                    std::move(answer.fds[2])};
+}
+
+Result<std::string> SpawnerClient::path_in_run_directory(const std::string& name) const {
+  if (!name.empty() && name.find('/') == std::string::npos) return run_directory_ + "/" + name;
+  return Error(Errc::kProtocolMalformed, "the spawner named a per-clone socket \"" + name + "\"");
+}
+
+Result<SpawnedFsd> SpawnerClient::spawn_fsd(VmId vm) {
+  control::Message answer = GRANARY_TRY(ask(Type::kSpawnFsd, control::VmRef{vm.value}));
+  const auto body = GRANARY_TRY(answer.as_answer<control::FsdSpawned>(Type::kSpawnFsd, 3));
+  std::string path = GRANARY_TRY(path_in_run_directory(control::text_of(body.socket_name)));
+  return SpawnedFsd{body.pid, std::move(path), std::move(answer.fds[0]), std::move(answer.fds[1]),
+                    std::move(answer.fds[2])};
 }
 
 Status SpawnerClient::kill(VmId vm) {

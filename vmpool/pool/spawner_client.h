@@ -30,6 +30,15 @@ struct SpawnedVm {
   Fd pidfd;  // readable once the process has ended
 };
 
+// A file server that the spawner started for a VM.
+struct SpawnedFsd {
+  int32_t pid = 0;
+  std::string socket_path;  // where export clients connect
+  Fd fuse;                  // for VmmClient::attach_fs()
+  Fd control;               // a connected export client's socket
+  Fd pidfd;
+};
+
 // The agent's connection to granary-spawn. Methods may be called from any thread, several at once; a reader thread
 // takes the answers apart. Every request has a time limit: kDeadlineExceeded, and what a late answer brings is given
 // back (a VM that was spawned too late is killed). kPeerGone for all requests once the spawner has gone, until reconnect().
@@ -47,7 +56,9 @@ class SpawnerClient {
 
   // `cgroup`: directory of a cgroup v2 group for the VMM to be born in, or -1. `flags`: control::kSpawn…
   Result<SpawnedVm> spawn(int cgroup = -1, uint32_t flags = 0);
-  // Returns once the process is reaped and its socket's path is gone; also for a VM that ended before. kCloneUnknown.
+  // kNotSupported, kAlreadyRunning, kCloneGone, kCloneUnknown. It ends with the VM, or when nobody holds its `fuse`.
+  Result<SpawnedFsd> spawn_fsd(VmId vm);
+  // Returns once the process and its file server are reaped and their sockets' paths are gone; also for a VM that ended before. kCloneUnknown.
   Status kill(VmId vm);
   // All of them; of ended ones at least the newest.
   Result<std::vector<control::VmRecord>> list();
@@ -92,6 +103,7 @@ class SpawnerClient {
   Result<control::Message> ask_bytes(control::Type type, std::span<const std::byte> body, std::span<const int> fds);
   template <class Body>
   Result<control::VmList> ask_for_list(control::Type type, const Body& body);
+  [[nodiscard]] Result<std::string> path_in_run_directory(const std::string& name) const;
   Result<SpawnedVm> take_vm(control::Message answer, control::Type type);
   void read_all(const Fd& socket);
   void dispatch(control::Message message);

@@ -116,7 +116,7 @@ Result<NewFsd> VmTable::spawn_fsd(VmId id, int cgroup) {
                    .null = files_.null.get(),
                    .inherited = {fuse.second.get(), control.second.get(), listener.get(), kOwnFiles},
                    .cgroup = cgroup,
-                   .jail = {.namespaces = &files_.jail, .uid = 0, .kept_capabilities = fs::kept_capability_bits()}});
+                   .jail = {.namespaces = &files_.jail, .uid = 0, .core_scheduling = false, .kept_capabilities = fs::kept_capability_bits()}});
   if (!child) {
     (void)run_.unlink_fsd(id);
     return std::move(child).error();
