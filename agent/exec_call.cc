@@ -47,6 +47,8 @@ v1::ExecResponse to_response(pool::ExecEvent event) {
       response.mutable_exit()->set_status(event.exit_status);
       response.mutable_exit()->set_signal(event.signal);
       break;
+    case pool::ExecEvent::Kind::kOutOfMemory:  // of containers only
+      break;
   }
   return response;
 }

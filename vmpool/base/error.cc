@@ -44,6 +44,7 @@ class Category final : public std::error_category {
       case Errc::kAlreadyRunning: return "another agent is already running";
       case Errc::kNotSupported: return "not supported";
       case Errc::kInvalidArgument: return "invalid argument";
+      case Errc::kContainerFailed: return "the container runtime failed";
     }
     return "unknown error " + std::to_string(value);
   }

@@ -46,6 +46,7 @@ enum class Errc {
   kAlreadyRunning,         // another agent holds the state directory
   kNotSupported,
   kInvalidArgument,
+  kContainerFailed,        // the guest's container runtime could not do it (context: its own words)
 };
 
 const std::error_category& granary_category() noexcept;
