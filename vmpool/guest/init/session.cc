@@ -30,7 +30,7 @@ Result<std::unique_ptr<Session>> Session::create(Guest guest, Fd connection, std
 
 bool Session::may_read() const {
   return !closed_ && !broken_ && outbox_.size() - outbox_sent_ < kOutboxLimit &&
-         (!command_ || command_->accepts_input());
+         (!task_ || task_->accepts_input());
 }
 
 void Session::on_events(uint32_t events) {
@@ -101,10 +101,10 @@ void Session::handle_exec(v1::Exec& exec) {
   if (!guest_.identity.applied()) {
     return reply(failure(v1::Failure::IDENTITY, "exec before the clone has its identity: send Identity first"));
   }
-  if (command_) {
+  if (task_) {
     return reply(failure(v1::Failure::INVALID, "a second exec in one conversation: open another connection"));
   }
-  Command::Owner owner;
+  Task::Owner owner;
   owner.reply = [this](const v1::Reply& said) { reply(said); };
   owner.wants_input = [this] {
     take_requests();
@@ -113,20 +113,20 @@ void Session::handle_exec(v1::Exec& exec) {
   Result<std::unique_ptr<Command>> command =
       Command::start(guest_.loop, guest_.reaper, std::move(exec), std::move(owner));
   if (!command) return reply(failure(command.error()));
-  command_ = std::move(*command);
+  task_ = std::move(*command);
 }
 
 void Session::handle_for_command(v1::Request& request) {
-  if (!command_) return reply(failure(v1::Failure::INVALID, "input or a signal without an exec: send Exec first"));
+  if (!task_) return reply(failure(v1::Failure::INVALID, "input or a signal without an exec: send Exec first"));
   switch (request.kind_case()) {
     case v1::Request::kStdinData:
-      return command_->write_input(std::move(*request.mutable_stdin_data()));
+      return task_->write_input(std::move(*request.mutable_stdin_data()));
     case v1::Request::kCloseStdin:
-      return command_->close_input();
+      return task_->close_input();
     case v1::Request::kWindowSize:
-      return command_->resize(request.window_size());
+      return task_->resize(request.window_size());
     default:
-      if (!command_->signal(request.signal())) {
+      if (!task_->signal(request.signal())) {
         reply(failure(v1::Failure::INVALID, "signal " + std::to_string(request.signal()) + " does not exist"));
       }
   }
@@ -159,7 +159,7 @@ void Session::flush() {
     outbox_.clear();
     outbox_sent_ = 0;
   }
-  if (command_) command_->allow_output(outbox_.empty());
+  if (task_) task_->allow_output(outbox_.empty());
   settle();
 }
 
@@ -167,7 +167,7 @@ void Session::flush() {
 void Session::settle() {
   if (closed_) return;
   if (broken_ && outbox_.empty()) return close();
-  if (command_ && command_->ended() && outbox_.empty() && !said_all_) {
+  if (task_ && task_->ended() && outbox_.empty() && !said_all_) {
     // Not closed yet: input on its way here would make the socket reset the connection and drop our last words.
     said_all_ = true;
     ::shutdown(connection_.get(), SHUT_WR);

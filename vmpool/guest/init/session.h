@@ -51,7 +51,7 @@ class Session {
   FrameReader reader_;
   std::string outbox_;
   size_t outbox_sent_ = 0;
-  std::unique_ptr<Command> command_;
+  std::unique_ptr<Task> task_;
   bool broken_ = false;    // the peer's stream is out of step: nothing more is read
   bool said_all_ = false;  // the exec's last message went out, and after it the end of our stream
   bool closed_ = false;

@@ -62,10 +62,7 @@ Status open_terminal(const v1::Exec& request, Streams& ours, ChildSide& child) {
   // By descriptor: the name in /dev/pts may be hidden by a workload's mounts.
   child.in = Fd(::ioctl(ours.terminal.get(), TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
   if (!child.in.valid()) return Error::last_os_error("open a pseudo-terminal's other side");
-  winsize size{};
-  size.ws_row = static_cast<unsigned short>(request.window_size().rows());
-  size.ws_col = static_cast<unsigned short>(request.window_size().columns());
-  if (::ioctl(ours.terminal.get(), TIOCSWINSZ, &size) != 0) return Error::last_os_error("set a terminal's size");
+  set_window_size(ours.terminal.get(), request.window_size());
   child.out = GRANARY_TRY(child.in.duplicate());
   child.err = GRANARY_TRY(child.in.duplicate());
   // Two descriptors for one terminal, because an epoll set takes a descriptor once.
@@ -180,6 +177,13 @@ Status move_up(Fd& fd) {
 }
 
 }  // namespace
+
+void set_window_size(int terminal, const v1::WindowSize& size) {
+  winsize window{};
+  window.ws_row = static_cast<unsigned short>(size.rows());
+  window.ws_col = static_cast<unsigned short>(size.columns());
+  ::ioctl(terminal, TIOCSWINSZ, &window);
+}
 
 Result<Spawned> spawn(const v1::Exec& request) {
   const ExecPlan plan = GRANARY_TRY(make_exec_plan(request));

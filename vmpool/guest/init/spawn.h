@@ -16,6 +16,8 @@ struct Streams {
   Fd terminal;
 };
 
+void set_window_size(int terminal, const v1::WindowSize& size);
+
 struct Spawned {
   pid_t pid = 0;
   Streams streams;
