@@ -13,7 +13,9 @@ v1::Failure::Kind kind_of(const Error& error) {
   // What execve(2) says about a file that is there but cannot be run.
   constexpr std::array kNotExecutable = {EACCES, ENOEXEC, EPERM, EISDIR, ELIBBAD, ETXTBSY, EINVAL, ELOOP};
   if (error.is(Errc::kInvalidArgument) || error.is_errno(E2BIG)) return v1::Failure::INVALID;
+  if (error.is(Errc::kContainerFailed)) return v1::Failure::CONTAINER;
   if (error.is_errno(ENOENT)) return v1::Failure::NOT_FOUND;
+  if (error.is_errno(EEXIST)) return v1::Failure::EXISTS;
   const bool refused = std::any_of(kNotExecutable.begin(), kNotExecutable.end(),
                                    [&error](int number) { return error.is_errno(number); });
   return refused ? v1::Failure::NOT_EXECUTABLE : v1::Failure::OTHER;
@@ -31,6 +33,10 @@ v1::Reply failure(v1::Failure::Kind kind, std::string_view message) {
   return reply;
 }
 
-v1::Reply failure(const Error& error) { return failure(kind_of(error), error.message()); }
+v1::Reply failure(const Error& error) {
+  // What a code of ours says in general adds nothing to the words that came with it.
+  const bool own_words = error.is(Errc::kContainerFailed) || error.is_errno(EEXIST);
+  return failure(kind_of(error), own_words ? error.context() : error.message());
+}
 
 }  // namespace granary::guest

@@ -12,7 +12,7 @@ namespace granary::guest {
 v1::Reply failure(v1::Failure::Kind kind, std::string_view message);
 
 // The same from an error. kInvalidArgument and E2BIG: INVALID; ENOENT: NOT_FOUND; EACCES, ENOEXEC and their like:
-// NOT_EXECUTABLE; anything else: OTHER.
+// NOT_EXECUTABLE; EEXIST: EXISTS; kContainerFailed: CONTAINER; anything else: OTHER.
 v1::Reply failure(const Error& error);
 
 }  // namespace granary::guest

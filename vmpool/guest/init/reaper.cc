@@ -14,6 +14,9 @@
 namespace granary::guest {
 namespace {
 
+// As many as Linux has process numbers by default.
+constexpr size_t kMostOrphans = 32768;
+
 // Kills every process whose session is `session`: job control and daemons leave the process group, not the session.
 // Correct only while the session's leader has not been reaped, for so long its number cannot be used again.
 void kill_session(pid_t session) {
@@ -45,10 +48,33 @@ Reaper::~Reaper() {
 
 void Reaper::watch(pid_t pid, Callback callback) { children_[pid].callback = std::move(callback); }
 
+bool Reaper::adopt(pid_t pid, Callback callback) {
+  // One that lives, or is still to be reaped, is not the one of an older ending with its number.
+  siginfo_t info{};
+  if (::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0) {
+    watch(pid, std::move(callback));
+    return true;
+  }
+  const auto found = orphans_.find(pid);
+  if (found == orphans_.end()) return false;
+  children_[pid] = {.callback = std::move(callback), .reaped = found->second};
+  orphans_.erase(found);
+  // From the loop, as every other ending is told.
+  loop_.post([this, pid] {
+    const auto child = children_.find(pid);
+    if (child == children_.end() || !child->second.reaped) return;
+    const Child told = std::move(child->second);
+    children_.erase(child);
+    if (told.callback) told.callback(*told.reaped);
+  });
+  return true;
+}
+
 void Reaper::condemn(pid_t pid) {
   const auto found = children_.find(pid);
   if (found == children_.end()) return;
   found->second.callback = nullptr;
+  if (found->second.reaped) return;
   // The child may not have reached setsid(2) yet: then only its own pid works.
   for (const pid_t target : {pid, -pid}) {
     ::kill(target, SIGHUP);
@@ -83,6 +109,8 @@ void Reaper::finish(pid_t pid, Ending ending) {
     }
     callback = std::move(found->second.callback);
     children_.erase(found);
+  } else if (orphan_watches_ > 0 && orphans_.size() < kMostOrphans) {
+    orphans_[pid] = ending;
   }
   ::waitpid(pid, nullptr, 0);
   if (callback) callback(ending);

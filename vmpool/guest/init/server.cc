@@ -38,18 +38,21 @@ Result<Fd> listen_unix(const std::string& path) {
   return listen_at(AF_UNIX, reinterpret_cast<const sockaddr*>(&address), sizeof(address), path);
 }
 
-Server::Server(EventLoop& loop, System& system, Fd listener, std::unique_ptr<Reaper> reaper)
+Server::Server(EventLoop& loop, System& system, Fd listener, std::unique_ptr<Reaper> reaper,
+               ContainerPaths container_paths)
     : loop_(loop),
       system_(system),
       listener_(std::move(listener)),
       watch_(loop),
       reaper_(std::move(reaper)),
       identity_(system),
-      clock_(loop, system) {}
+      clock_(loop, system),
+      containers_(loop, *reaper_, system, std::move(container_paths)) {}
 
-Result<std::unique_ptr<Server>> Server::create(EventLoop& loop, System& system, Fd listener) {
+Result<std::unique_ptr<Server>> Server::create(EventLoop& loop, System& system, Fd listener,
+                                               ContainerPaths container_paths) {
   std::unique_ptr<Reaper> reaper = GRANARY_TRY(Reaper::create(loop));
-  std::unique_ptr<Server> server(new Server(loop, system, std::move(listener), std::move(reaper)));
+  std::unique_ptr<Server> server(new Server(loop, system, std::move(listener), std::move(reaper), std::move(container_paths)));
   GRANARY_TRY(server->watch_listener());
   return server;
 }
@@ -68,7 +71,7 @@ void Server::accept_one() {
   }
   const uint64_t id = next_session_++;
   Result<std::unique_ptr<Session>> session =
-      Session::create(Guest{loop_, *reaper_, system_, identity_, clock_}, std::move(connection), [this, id] {
+      Session::create(Guest{loop_, *reaper_, system_, identity_, clock_, containers_}, std::move(connection), [this, id] {
         loop_.post([this, id] {
           sessions_.erase(id);
           if (const Status s = watch_listener(); !s) {

@@ -17,11 +17,12 @@ Result<Fd> listen_unix(const std::string& path);
 // Serves the guest protocol to everyone who connects. Runs on the event loop's thread; outlives no part of `loop`.
 class Server {
  public:
-  static Result<std::unique_ptr<Server>> create(EventLoop& loop, System& system, Fd listener);
+  static Result<std::unique_ptr<Server>> create(EventLoop& loop, System& system, Fd listener,
+                                                ContainerPaths container_paths = {});
   [[nodiscard]] size_t sessions() const { return sessions_.size(); }
 
  private:
-  Server(EventLoop& loop, System& system, Fd listener, std::unique_ptr<Reaper> reaper);
+  Server(EventLoop& loop, System& system, Fd listener, std::unique_ptr<Reaper> reaper, ContainerPaths container_paths);
   Status watch_listener();
   void accept_one();
 
@@ -32,6 +33,7 @@ class Server {
   std::unique_ptr<Reaper> reaper_;
   GuestIdentity identity_;
   ClockKeeper clock_;
+  Containers containers_;
   uint64_t next_session_ = 1;
   std::map<uint64_t, std::unique_ptr<Session>> sessions_;
 };

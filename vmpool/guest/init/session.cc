@@ -29,7 +29,7 @@ Result<std::unique_ptr<Session>> Session::create(Guest guest, Fd connection, std
 }
 
 bool Session::may_read() const {
-  return !closed_ && !broken_ && outbox_.size() - outbox_sent_ < kOutboxLimit &&
+  return !closed_ && !broken_ && !waiting_ && outbox_.size() - outbox_sent_ < kOutboxLimit &&
          (!task_ || task_->accepts_input());
 }
 
@@ -80,14 +80,21 @@ void Session::handle(v1::Request& request) {
     case v1::Request::kIdentity:
       return handle_identity(request.identity());
     case v1::Request::kExec:
-      return handle_exec(*request.mutable_exec());
+    case v1::Request::kContainerCreate:
+      return handle_task(request);
+    case v1::Request::kPod:
+    case v1::Request::kContainerKill:
+    case v1::Request::kContainerDelete:
+    case v1::Request::kContainerUpdate:
+    case v1::Request::kContainerQuery:
+      return handle_containers(request);
     case v1::Request::kPowerOff:
       if (const Status off = guest_.system.power_off(); !off) reply(failure(off.error()));
       return;
     case v1::Request::KIND_NOT_SET:
       return reply(failure(v1::Failure::INVALID, "a request of no known kind: is the host newer than this guest?"));
     default:
-      return handle_for_command(request);
+      return handle_for_task(request);
   }
 }
 
@@ -97,27 +104,64 @@ void Session::handle_identity(const v1::Identity& identity) {
   reply(answer);
 }
 
-void Session::handle_exec(v1::Exec& exec) {
+void Session::handle_task(v1::Request& request) {
+  const std::string what = request.has_exec() ? "exec" : "a container";
   if (!guest_.identity.applied()) {
-    return reply(failure(v1::Failure::IDENTITY, "exec before the clone has its identity: send Identity first"));
+    return reply(failure(v1::Failure::IDENTITY, what + " before the clone has its identity: send Identity first"));
   }
   if (task_) {
-    return reply(failure(v1::Failure::INVALID, "a second exec in one conversation: open another connection"));
+    return reply(failure(v1::Failure::INVALID, "a second exec or container in one conversation: open another connection"));
   }
+  if (const Status begun = begin_task(request); !begun) reply(failure(begun.error()));
+}
+
+Status Session::begin_task(v1::Request& request) {
   Task::Owner owner;
   owner.reply = [this](const v1::Reply& said) { reply(said); };
   owner.wants_input = [this] {
     take_requests();
     settle();
   };
-  Result<std::unique_ptr<Command>> command =
-      Command::start(guest_.loop, guest_.reaper, std::move(exec), std::move(owner));
-  if (!command) return reply(failure(command.error()));
-  task_ = std::move(*command);
+  if (request.has_container_create()) {
+    std::unique_ptr<ContainerTask> container =
+        GRANARY_TRY(guest_.containers.create(std::move(*request.mutable_container_create()), std::move(owner)));
+    container_ = container.get();
+    task_ = std::move(container);
+  } else if (!request.exec().container_id().empty()) {
+    task_ = GRANARY_TRY(guest_.containers.exec(request.exec(), std::move(owner)));
+  } else {
+    task_ = GRANARY_TRY(
+        Command::start(guest_.loop, guest_.reaper, std::move(*request.mutable_exec()), std::move(owner)));
+  }
+  return ok();
 }
 
-void Session::handle_for_command(v1::Request& request) {
+void Session::handle_containers(const v1::Request& request) {
+  if (!guest_.identity.applied()) {
+    return reply(failure(v1::Failure::IDENTITY, "a pod before the clone has its identity: send Identity first"));
+  }
+  // The answer may come before this returns.
+  waiting_ = true;
+  guest_.containers.handle(request, [self = self_](const v1::Reply& answer) {
+    Session* session = *self;
+    if (session == nullptr) return;
+    session->waiting_ = false;
+    session->reply(answer);
+    // The next request, if it is there already, has its turn from the loop.
+    session->guest_.loop.post([self] {
+      if (*self == nullptr) return;
+      (*self)->take_requests();
+      (*self)->settle();
+    });
+  });
+}
+
+void Session::handle_for_task(v1::Request& request) {
   if (!task_) return reply(failure(v1::Failure::INVALID, "input or a signal without an exec: send Exec first"));
+  if (request.has_container_start()) {
+    if (container_ != nullptr) return container_->start();
+    return reply(failure(v1::Failure::INVALID, "start of a container that another conversation created, or none"));
+  }
   switch (request.kind_case()) {
     case v1::Request::kStdinData:
       return task_->write_input(std::move(*request.mutable_stdin_data()));

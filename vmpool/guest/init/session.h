@@ -8,6 +8,7 @@
 #include "vmpool/guest/frame.h"
 #include "vmpool/guest/init/clock_keeper.h"
 #include "vmpool/guest/init/command.h"
+#include "vmpool/guest/init/containers.h"
 #include "vmpool/guest/init/identity.h"
 
 namespace granary::guest {
@@ -19,6 +20,7 @@ struct Guest {
   System& system;
   GuestIdentity& identity;
   ClockKeeper& clock;
+  Containers& containers;
 };
 
 // One conversation of the guest protocol on one connection. Bounded on both sides: requests are read only while the
@@ -29,6 +31,8 @@ class Session {
   // returned to the event loop.
   static Result<std::unique_ptr<Session>> create(Guest guest, Fd connection, std::function<void()> on_closed);
 
+  ~Session() { *self_ = nullptr; }
+
  private:
   Session(Guest guest, Fd connection, std::function<void()> on_closed);
   void on_events(uint32_t events);
@@ -36,8 +40,10 @@ class Session {
   void take_requests();
   void handle(v1::Request& request);
   void handle_identity(const v1::Identity& identity);
-  void handle_exec(v1::Exec& exec);
-  void handle_for_command(v1::Request& request);
+  void handle_task(v1::Request& request);
+  void handle_containers(const v1::Request& request);
+  void handle_for_task(v1::Request& request);
+  Status begin_task(v1::Request& request);
   void reply(const v1::Reply& reply);
   void flush();
   void settle();
@@ -52,6 +58,9 @@ class Session {
   std::string outbox_;
   size_t outbox_sent_ = 0;
   std::unique_ptr<Task> task_;
+  ContainerTask* container_ = nullptr;  // the task, if it is a container's
+  bool waiting_ = false;                // for an answer about pod or containers
+  std::shared_ptr<Session*> self_ = std::make_shared<Session*>(this);  // null once it is gone
   bool broken_ = false;    // the peer's stream is out of step: nothing more is read
   bool said_all_ = false;  // the exec's last message went out, and after it the end of our stream
   bool closed_ = false;
