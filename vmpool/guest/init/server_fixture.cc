@@ -13,6 +13,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 
 #include "vmpool/guest/init/server.h"
 
@@ -34,14 +35,14 @@ constexpr bool kSanitized = true;
 constexpr bool kSanitized = false;
 #endif
 
-[[noreturn]] void serve(Fd listener, const std::string& fail) {
+[[noreturn]] void serve(Fd listener, const std::string& fail, const std::function<ContainerPaths()>& prepare) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
   ::signal(SIGPIPE, SIG_IGN);
   DrySystem system(fail);
   const Result<std::unique_ptr<EventLoop>> loop = EventLoop::create();
   if (!loop) ::_exit(1);
-  const Result<std::unique_ptr<Server>> server = Server::create(**loop, system, std::move(listener));
+  const Result<std::unique_ptr<Server>> server = Server::create(**loop, system, std::move(listener), prepare());
   if (server) (void)(*loop)->run();
   ::_exit(1);
 }
@@ -128,6 +129,13 @@ void Conversation::take(const v1::Reply& reply) {
     case v1::Reply::kExited:
       outcome_.exited = reply.exited();
       break;
+    case v1::Reply::kContainerCreated:
+      outcome_.pid = reply.container_created().pid();
+      break;
+    case v1::Reply::kOutOfMemory:
+      EXPECT_FALSE(outcome_.out_of_memory) << "told twice";
+      outcome_.out_of_memory = true;
+      break;
     case v1::Reply::kFailure:
       outcome_.failure = reply.failure();
       break;
@@ -187,7 +195,7 @@ void ServerTest::SetUp() {
   ASSERT_TRUE(listener) << listener.error().message();
   server_ = ::fork();
   ASSERT_GE(server_, 0);
-  if (server_ == 0) serve(std::move(*listener), fail_);
+  if (server_ == 0) serve(std::move(*listener), fail_, [this] { return prepare_server(); });
 }
 
 void ServerTest::TearDown() {

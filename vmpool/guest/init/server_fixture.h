@@ -10,6 +10,7 @@
 #include "vmpool/base/fd.h"
 #include "vmpool/guest/frame.h"
 #include "vmpool/guest/guest.pb.h"
+#include "vmpool/guest/init/container_paths.h"
 
 namespace granary::guest {
 
@@ -25,6 +26,7 @@ class Conversation {
     std::optional<int> pid;
     std::string out;
     std::string err;
+    bool out_of_memory = false;
     std::optional<v1::Exited> exited;
     std::optional<v1::Failure> failure;
   };
@@ -76,6 +78,8 @@ class ServerTest : public testing::Test {
  protected:
   // The name of the system's step that shall fail; before SetUp().
   explicit ServerTest(std::string fail = {}) : fail_(std::move(fail)) {}
+  // What the server's process does before it serves, and where its containers live; they see the test's folder.
+  virtual ContainerPaths prepare_server() { return {}; }
   void SetUp() override;
   void TearDown() override;
   Conversation connect();
