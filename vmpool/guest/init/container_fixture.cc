@@ -6,10 +6,13 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+
+#include "vmpool/guest/init/cgroup.h"
 
 namespace granary::guest {
 namespace {
@@ -26,6 +29,24 @@ void take_own_cgroups(const std::string& name) {
   if (::unshare(CLONE_NEWCGROUP) != 0) ::_exit(98);
   ::umount2("/sys/fs/cgroup", MNT_DETACH);
   if (::mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, nullptr) != 0) ::_exit(98);
+  // Only the true root may have processes and pass controllers on.
+  ::mkdir("/sys/fs/cgroup/server", 0755);
+  std::ofstream("/sys/fs/cgroup/server/cgroup.procs") << ::getpid() << std::flush;
+}
+
+// In a process of its own, which alone sees the mount. Ends what a server that was killed left running.
+int remove_cgroups(const std::string& name, const std::string& mount_point) {
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    if (::unshare(CLONE_NEWNS) != 0) ::_exit(1);
+    ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr);
+    ::mkdir(mount_point.c_str(), 0755);
+    if (::mount("cgroup2", mount_point.c_str(), "cgroup2", 0, nullptr) != 0) ::_exit(1);
+    ::_exit(cgroup::remove(mount_point + "/" + name) ? 0 : 1);
+  }
+  int status = -1;
+  ::waitpid(pid, &status, 0);
+  return status;
 }
 
 }  // namespace
@@ -61,6 +82,10 @@ void ContainerServerTest::SetUp() {
 }
 
 void ContainerServerTest::TearDown() {
+  end_server();
+  if (!group_.empty()) {
+    EXPECT_EQ(remove_cgroups(group_, folder() + "/cgroups"), 0);
+  }
   ServerTest::TearDown();
 }
 

@@ -198,12 +198,15 @@ void ServerTest::SetUp() {
   if (server_ == 0) serve(std::move(*listener), fail_, [this] { return prepare_server(); });
 }
 
+void ServerTest::end_server() {
+  if (server_ <= 0) return;
+  EXPECT_EQ(::waitpid(server_, nullptr, WNOHANG), 0) << "the server has died";
+  ::kill(server_, SIGKILL);
+  ::waitpid(std::exchange(server_, 0), nullptr, 0);
+}
+
 void ServerTest::TearDown() {
-  if (server_ > 0) {
-    EXPECT_EQ(::waitpid(server_, nullptr, WNOHANG), 0) << "the server has died";
-    ::kill(server_, SIGKILL);
-    ::waitpid(server_, nullptr, 0);
-  }
+  end_server();
   std::error_code code;
   std::filesystem::remove_all(folder_, code);
 }

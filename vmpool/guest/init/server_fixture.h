@@ -82,6 +82,7 @@ class ServerTest : public testing::Test {
   virtual ContainerPaths prepare_server() { return {}; }
   void SetUp() override;
   void TearDown() override;
+  void end_server();
   Conversation connect();
   // Gives the server an identity, without which it runs nothing.
   void identify();
