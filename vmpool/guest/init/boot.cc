@@ -48,6 +48,18 @@ constexpr const char* kLinks[][2] = {
     {"/proc/self/fd/2", "/dev/stderr"},
 };
 
+// The initial root cannot be left with pivot_root(2), which containers do: it has no parent mount. Bound over itself it has.
+Status cover_root() {
+  constexpr char kPlace[] = "/mnt";
+  ::mkdir(kPlace, 0755);
+  if (::mount("/", kPlace, nullptr, MS_BIND, nullptr) != 0) return Error::last_os_error("bind the root");
+  if (::chdir(kPlace) != 0 || ::mount(".", "/", nullptr, MS_MOVE, nullptr) != 0) {
+    return Error::last_os_error("move the root");
+  }
+  if (::chroot(".") != 0 || ::chdir("/") != 0) return Error::last_os_error("enter the root");
+  return ok();
+}
+
 constexpr rlim_t kOpenFiles = 1 << 20;  // Linux: the default of fs.nr_open
 
 Status load_module(const std::string& path) {
@@ -60,6 +72,9 @@ Status load_module(const std::string& path) {
 
 void mount_file_systems() {
   ::umask(022);
+  if (const Status covered = cover_root(); !covered) {
+    log_line(LogLevel::kError, "containers cannot be made: %s", covered.error().message().c_str());
+  }
   for (const char* folder : kFolders) ::mkdir(folder, 0755);
   for (const Mount& mount : kMounts) {
     ::mkdir(mount.target, 0755);

@@ -10,7 +10,7 @@
 // its host is worth more than one that panics.
 namespace granary::guest {
 
-// The kernel's file systems: /proc, /sys, /dev and below, /run, /tmp, cgroup v2.
+// A root that containers can leave, and the kernel's file systems: /proc, /sys, /dev and below, /run, /tmp, cgroup v2.
 void mount_file_systems();
 
 // Standard input from /dev/null, output and errors to /dev/console, or to /dev/kmsg where there is none.
