@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "agent/shim/guest_conversation.h"
+
+namespace granary::shim {
+
+// What a guest's Failure means to a caller of the Task service.
+Error to_error(const guest::v1::Failure& failure);
+
+// Questions to the guest's init that belong to no process, one after another on a conversation that stays open: so its
+// end tells that the clone has gone, also while nothing is asked.
+class GuestControl {
+ public:
+  static constexpr std::chrono::seconds kAnswerLimit{60};
+  static constexpr size_t kMaxOpen = 256;
+  // A reply that is no Failure, or why there is none: to_error(), kPeerGone, kGuestUnresponsive.
+  using Done = std::function<void(Result<guest::v1::Reply>)>;
+
+  // `gone`: once, when the conversation has ended and no new one can be had.
+  GuestControl(EventLoop& loop, std::string socket_path, std::function<void(const Error& why)> gone)
+      : loop_(loop), socket_path_(std::move(socket_path)), gone_(std::move(gone)) {}
+  ~GuestControl();
+  GuestControl(const GuestControl&) = delete;
+  GuestControl& operator=(const GuestControl&) = delete;
+
+  Status open();
+  // `done` is called from the loop, never from within this call.
+  void ask(const guest::v1::Request& request, Done done);
+
+ private:
+  void on_reply(guest::v1::Reply& reply);
+  void on_closed(const Error& why);
+  void fail_all(const Error& why);
+  void watch_answer();
+
+  EventLoop& loop_;
+  std::string socket_path_;
+  std::function<void(const Error&)> gone_;
+  std::unique_ptr<GuestConversation> conversation_;
+  std::deque<Done> open_;
+  EventLoop::Token timer_ = 0;  // of the oldest question
+  bool is_gone_ = false;
+};
+
+}  // namespace granary::shim
