@@ -40,8 +40,15 @@ enum class Type : uint16_t {
   // What kListVms has no room for: the VMs and records with a greater number, in the order of their numbers.
   kListVmsAfter = 26,  // VmRef -> VmList
   kSpawnFsd = 27,      // VmRef [cgroup directory fd, optional] -> FsdSpawned [socket for kAttachFs, export control socket, pidfd]
-  // event from granary-spawn
-  kExited = 32,  // VmRecord: a VMM was reaped
+  // Shims of pods, by sandbox id. Like a VMM a shim outlives the agent; unlike one it is not jailed: it works on the host's files.
+  kStartShim = 28,  // StartShim [listening socket] -> ShimRecord [pidfd]
+  kStopShim = 29,   // ShimRef -> kDone once the process is reaped, also when there was none
+  kListShims = 30,  // Empty -> ShimList
+  kFindShim = 31,   // ShimRef -> ShimRecord [pidfd], for an agent that was restarted; ENOENT
+  kTakeShim = 40,   // ShimRecord [pidfd] -> kDone: a shim of a spawner that has died; watched, but no child
+  // events from granary-spawn
+  kExited = 32,      // VmRecord: a VMM was reaped
+  kShimExited = 33,  // ShimRecord: a shim was reaped
 
   // requests to granary-vmm
   kCreateShell = 64,  // CreateShell -> kDone: VM, memory, vCPUs, CPUID, irqchip and devices exist, nothing runs
@@ -131,6 +138,26 @@ struct VmList {
   uint32_t count;
   uint32_t more;  // 1 if there are more than fit: kListVmsAfter
   std::array<VmRecord, 1024> vms;
+};
+struct ShimRef {
+  char sandbox_id[132];  // [a-zA-Z0-9_.-], at most 128 bytes, NUL
+};
+struct StartShim {
+  ShimRef shim;
+  char clone_id[40];
+  uint32_t reserved;
+  uint64_t vm_id;            // a live VM, whose socket it gets
+  char agent_socket[108];    // where it finds the agent of the day
+  char events_socket[108];   // containerd's; empty: none
+};
+struct ShimRecord {
+  ShimRef shim;
+  int32_t pid;
+};
+struct ShimList {
+  uint32_t count;
+  uint32_t more;  // 1 if there are more than fit
+  std::array<ShimRecord, 400> shims;
 };
 struct TemplateRef {
   char key[72];  // 64 hex digits, NUL

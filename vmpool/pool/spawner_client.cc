@@ -152,6 +152,57 @@ Status SpawnerClient::forget(VmId vm) {
   return ok();
 }
 
+Result<SpawnedShim> SpawnerClient::start_shim(const ShimWish& wish) {
+  control::StartShim body{};
+  if (wish.agent_socket.size() >= sizeof(body.agent_socket) || wish.events_socket.size() >= sizeof(body.events_socket)) {
+    return Error(Errc::kInvalidArgument, "a socket path of a shim is longer than 107 bytes");
+  }
+  control::set_text(body.shim.sandbox_id, wish.sandbox_id);
+  control::set_text(body.clone_id, wish.clone_id);
+  control::set_text(body.agent_socket, wish.agent_socket);
+  control::set_text(body.events_socket, wish.events_socket);
+  body.vm_id = wish.vm.value;
+  const int fds[] = {wish.listener};
+  return shim_of(GRANARY_TRY(ask(Type::kStartShim, body, fds)), Type::kStartShim);
+}
+
+Result<SpawnedShim> SpawnerClient::shim_of(control::Message answer, Type type) {
+  const auto record = GRANARY_TRY(answer.as_answer<control::ShimRecord>(type, 1));
+  return SpawnedShim{control::text_of(record.shim.sandbox_id), record.pid, std::move(answer.fds[0])};
+}
+
+Result<SpawnedShim> SpawnerClient::find_shim(const std::string& sandbox_id) {
+  control::ShimRef ref{};
+  control::set_text(ref.sandbox_id, sandbox_id);
+  return shim_of(GRANARY_TRY(ask(Type::kFindShim, ref)), Type::kFindShim);
+}
+
+Status SpawnerClient::stop_shim(const std::string& sandbox_id) {
+  control::ShimRef ref{};
+  control::set_text(ref.sandbox_id, sandbox_id);
+  const control::Message answer = GRANARY_TRY(ask(Type::kStopShim, ref));
+  GRANARY_TRY(answer.as_answer<control::Empty>(Type::kDone));
+  return ok();
+}
+
+Status SpawnerClient::take_shim(const SpawnedShim& shim) {
+  control::ShimRecord record{.shim = {}, .pid = shim.pid};
+  control::set_text(record.shim.sandbox_id, shim.sandbox_id);
+  const int fds[] = {shim.pidfd.get()};
+  const control::Message answer = GRANARY_TRY(ask(Type::kTakeShim, record, fds));
+  GRANARY_TRY(answer.as_answer<control::Empty>(Type::kDone));
+  return ok();
+}
+
+Result<std::vector<control::ShimRecord>> SpawnerClient::list_shims() {
+  const control::Message answer = GRANARY_TRY(ask(Type::kListShims, control::Empty{}));
+  const auto body = GRANARY_TRY(answer.as_answer<control::ShimList>(Type::kListShims));
+  if (body.count > body.shims.size()) {
+    return Error(Errc::kProtocolMalformed, "the spawner listed " + std::to_string(body.count) + " shims in one message");
+  }
+  return std::vector<control::ShimRecord>(body.shims.begin(), body.shims.begin() + body.count);
+}
+
 Status SpawnerClient::put_template(const Template& content) {
   control::TemplateRef ref{};
   control::set_text(ref.key, content.key);
@@ -239,6 +290,7 @@ void SpawnerClient::read_all(const Fd& socket) {
 
 void SpawnerClient::dispatch(control::Message message) {
   if (message.type == Type::kExited) return dispatch_exit(message);
+  if (message.type == Type::kShimExited) return dispatch_shim_exit(message);
   const std::lock_guard lock(mutex_);
   if (message.type == Type::kError && message.request == 0) {
     // The spawner could not read one of our headers, so it cannot say whose answer this is.
@@ -267,6 +319,17 @@ void SpawnerClient::dispatch_exit(const control::Message& message) {
   if (!record) return;
   const std::lock_guard lock(handlers_mutex_);
   for (const auto& [number, handler] : handlers_) handler(*record);
+}
+
+void SpawnerClient::on_shim_exit(ShimExitHandler handler) {
+  const std::lock_guard lock(handlers_mutex_);
+  shim_handler_ = std::move(handler);
+}
+
+void SpawnerClient::dispatch_shim_exit(const control::Message& message) {
+  const Result<control::ShimRecord> record = message.as<control::ShimRecord>();
+  const std::lock_guard lock(handlers_mutex_);
+  if (record && shim_handler_) shim_handler_(*record);
 }
 
 void SpawnerClient::fail_all(const Error& error) {

@@ -38,6 +38,20 @@ struct SpawnedFsd {
   Fd control;               // a connected export client's socket
   Fd pidfd;
 };
+// The shim of a pod, a process of the spawner's.
+struct SpawnedShim {
+  std::string sandbox_id;
+  int32_t pid = 0;
+  Fd pidfd;
+};
+struct ShimWish {
+  std::string sandbox_id;
+  std::string clone_id;
+  VmId vm;
+  std::string agent_socket;
+  std::string events_socket;
+  int listener = -1;  // borrowed: where it listens
+};
 
 // The agent's connection to granary-spawn. Methods may be called from any thread, several at once; a reader thread
 // takes the answers apart. Every request has a time limit: kDeadlineExceeded, and what a late answer brings is given
@@ -46,6 +60,7 @@ struct SpawnedFsd {
 class SpawnerClient {
  public:
   using ExitHandler = std::function<void(const control::VmRecord&)>;
+  using ShimExitHandler = std::function<void(const control::ShimRecord&)>;
 
   // `run_directory`: where the spawner makes the per-clone sockets (its --run-dir). kProtocolVersion.
   static Result<std::unique_ptr<SpawnerClient>> connect(const std::string& control_socket, std::string run_directory,
@@ -68,6 +83,16 @@ class SpawnerClient {
   Result<SpawnedVm> adopt(VmId vm);
   Status forget(VmId vm);
 
+  // EEXIST: the sandbox has one; kCloneGone; kNotSupported: this spawner has no shim program, or is older than shims.
+  Result<SpawnedShim> start_shim(const ShimWish& wish);
+  // Returns once the process is reaped; also when there is none.
+  Status stop_shim(const std::string& sandbox_id);
+  Result<std::vector<control::ShimRecord>> list_shims();
+  // For an agent that was restarted; ENOENT.
+  Result<SpawnedShim> find_shim(const std::string& sandbox_id);
+  // Gives a shim of a spawner that has died to this one.
+  Status take_shim(const SpawnedShim& shim);
+
   // Templates kept over an agent restart; ENOENT when there is none.
   Status put_template(const Template& content);
   Result<Template> get_template(const std::string& key);
@@ -77,6 +102,8 @@ class SpawnerClient {
   // remove_exit_handler() has returned the handler does not run and never will.
   uint64_t add_exit_handler(ExitHandler handler);
   void remove_exit_handler(uint64_t number);
+  // The same for shims. One, replaced by the next; none: {}.
+  void on_shim_exit(ShimExitHandler handler);
 
   // Called on the reader thread, once per connection, when it is lost. Set it before anything can be.
   void on_lost(std::function<void()> callback) { lost_ = std::move(callback); }
@@ -104,10 +131,12 @@ class SpawnerClient {
   template <class Body>
   Result<control::VmList> ask_for_list(control::Type type, const Body& body);
   [[nodiscard]] Result<std::string> path_in_run_directory(const std::string& name) const;
+  static Result<SpawnedShim> shim_of(control::Message answer, control::Type type);
   Result<SpawnedVm> take_vm(control::Message answer, control::Type type);
   void read_all(const Fd& socket);
   void dispatch(control::Message message);
   void dispatch_exit(const control::Message& message);
+  void dispatch_shim_exit(const control::Message& message);
   void end_late_spawn(const control::Message& message) const;
   void fail_all(const Error& error);
 
@@ -129,6 +158,7 @@ class SpawnerClient {
   std::mutex handlers_mutex_;
   uint64_t next_handler_ = 1;
   std::map<uint64_t, ExitHandler> handlers_;
+  ShimExitHandler shim_handler_;
 
   std::thread reader_;  // last: it uses all of the above
 };

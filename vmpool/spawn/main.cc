@@ -27,6 +27,7 @@ constexpr char kUsage[] =
     "  --vmm PATH             the granary-vmm program, static; /proc/self/fd/N for an inherited descriptor\n"
     "  --fsd PATH             the granary-fsd program, the same way; without it no pod has files of the host\n"
     "  --kvm PATH             default /dev/kvm\n"
+    "  --shim PATH            containerd-shim-granary-v2, for pods; default: none\n"
     "  --transient            end once the last client has gone and no VM lives\n"
     "  --uid-base N           first of the uids (and gids) of which each VMM gets its own; default 1879048192\n"
     "  --uid-count N          how many there are; default 65536\n"
@@ -44,6 +45,7 @@ bool parse(int argc, char** argv, SpawnerOptions& options) {
                           {"vmm", required_argument, nullptr, 'v'},
                           {"fsd", required_argument, nullptr, 'f'},
                           {"kvm", required_argument, nullptr, 'k'},
+                          {"shim", required_argument, nullptr, 's'},
                           {"transient", no_argument, nullptr, 't'},
                           {"uid-base", required_argument, nullptr, 'u'},
                           {"uid-count", required_argument, nullptr, 'n'},
@@ -65,6 +67,9 @@ bool parse(int argc, char** argv, SpawnerOptions& options) {
         break;
       case 'k':
         options.kvm = optarg;
+        break;
+      case 's':
+        options.shim = optarg;
         break;
       case 't':
         options.transient = true;

@@ -33,6 +33,7 @@ Spawner::~Spawner() {
 
 Status Spawner::open(const SpawnerOptions& options) {
   transient_ = options.transient;
+  run_path_ = options.run_directory;
   vmm_build_id_ = GRANARY_TRY(read_build_id(options.vmm));
   VmmFiles files;
   files.executable = GRANARY_TRY(open_file(options.vmm, O_PATH));
@@ -47,6 +48,10 @@ Status Spawner::open(const SpawnerOptions& options) {
   const VmId last_used = GRANARY_TRY(run_.remove_stale());
   vms_ = std::make_unique<VmTable>(loop_, std::move(files), std::move(uids), run_, last_used,
                                    [this](const control::VmRecord& record) { on_ended(record); });
+  Fd shim;
+  if (!options.shim.empty()) shim = GRANARY_TRY(open_file(options.shim, O_PATH));
+  shims_ = std::make_unique<ShimTable>(loop_, std::move(shim),
+                                       [this](const control::ShimRecord& record) { on_shim_ended(record); });
   listener_ = GRANARY_TRY(listen_control(socket_path_));
   listener_token_ = GRANARY_TRY(loop_.add(listener_.get(), EPOLLIN, [this](uint32_t) { accept_one(); }));
   return ok();
@@ -109,6 +114,19 @@ Status Spawner::dispatch(Peer& peer, control::Message& message) {
       return put_template(peer, message);
     case Type::kGetTemplate:
       return get_template(peer, message);
+    case Type::kStartShim:
+      return start_shim(peer, message);
+    case Type::kStopShim:
+      return stop_shim(peer, message);
+    case Type::kFindShim:
+      return find_shim(peer, message);
+    case Type::kTakeShim:
+      return take_shim(peer, message);
+    case Type::kListShims: {
+      GRANARY_TRY(message.as<control::Empty>());
+      peer.send(Type::kListShims, message.request, shims_->list());
+      return ok();
+    }
     case Type::kListVms: {
       GRANARY_TRY(message.as<control::Empty>());
       peer.send(Type::kListVms, message.request, vms_->list());
@@ -204,6 +222,49 @@ Status Spawner::send_vm(Peer& peer, const control::Message& question, VmId id) {
   return ok();
 }
 
+Status Spawner::start_shim(Peer& peer, const control::Message& message) {
+  const auto body = GRANARY_TRY(message.as<control::StartShim>(1));
+  if (finishing_) return Error(Errc::kShuttingDown, "start a shim");
+  const VmId vm{body.vm_id};
+  GRANARY_TRY(vms_->live(vm));
+  const ShimPlan plan{.sandbox_id = control::text_of(body.shim.sandbox_id),
+                      .clone_id = control::text_of(body.clone_id),
+                      .guest_socket = run_path_ + "/" + RunDirectory::socket_name(vm),
+                      .agent_socket = control::text_of(body.agent_socket),
+                      .events_socket = control::text_of(body.events_socket),
+                      .listener = message.fds[0].get()};
+  const ShimTable::Shim* shim = GRANARY_TRY(shims_->start(plan));
+  const int pidfd = shim->pidfd.get();
+  peer.send(Type::kStartShim, message.request, shim_record(plan.sandbox_id, shim->pid), std::span(&pidfd, 1));
+  return ok();
+}
+
+Status Spawner::find_shim(Peer& peer, const control::Message& message) {
+  const std::string id = control::text_of(GRANARY_TRY(message.as<control::ShimRef>()).sandbox_id);
+  const ShimTable::Shim* shim = GRANARY_TRY(shims_->find(id));
+  const int pidfd = shim->pidfd.get();
+  peer.send(Type::kFindShim, message.request, shim_record(id, shim->pid), std::span(&pidfd, 1));
+  return ok();
+}
+
+Status Spawner::take_shim(Peer& peer, control::Message& message) {
+  const auto record = GRANARY_TRY(message.as<control::ShimRecord>(1));
+  GRANARY_TRY(shims_->take(control::text_of(record.shim.sandbox_id),
+                           ShimTable::Shim{.pid = record.pid, .pidfd = std::move(message.fds[0])}));
+  peer.send_done(message.request);
+  return ok();
+}
+
+Status Spawner::stop_shim(Peer& peer, const control::Message& message) {
+  std::string id = control::text_of(GRANARY_TRY(message.as<control::ShimRef>()).sandbox_id);
+  if (shims_->stop(id)) {
+    waiting_stops_.push_back({peer.number(), message.request, std::move(id)});
+  } else {
+    peer.send_done(message.request);
+  }
+  return ok();
+}
+
 Status Spawner::kill(Peer& peer, const control::Message& message) {
   const auto ref = GRANARY_TRY(message.as<control::VmRef>());
   const VmId vm{ref.vm_id};
@@ -240,19 +301,36 @@ void Spawner::on_ended(const control::VmRecord& record) {
     if (const auto found = peers_.find(waiting.peer); found != peers_.end()) found->second->send_done(waiting.request);
     return true;
   });
-  if (finishing_ && vms_->live_count() == 0) loop_.stop();
+  stop_if_finished();
   end_if_unused();
 }
 
+void Spawner::on_shim_ended(const control::ShimRecord& record) {
+  for (const auto& [number, peer] : peers_) peer->send(Type::kShimExited, 0, record);
+  const std::string id = control::text_of(record.shim.sandbox_id);
+  std::erase_if(waiting_stops_, [&](const WaitingStop& waiting) {
+    if (waiting.sandbox_id != id) return false;
+    if (const auto found = peers_.find(waiting.peer); found != peers_.end()) found->second->send_done(waiting.request);
+    return true;
+  });
+  stop_if_finished();
+  end_if_unused();
+}
+
+void Spawner::stop_if_finished() {
+  if (finishing_ && vms_->live_count() == 0 && shims_->count() == 0) loop_.stop();
+}
+
 void Spawner::end_if_unused() {
-  if (transient_ && had_agent_ && peers_.empty() && vms_->live_count() == 0) finish();
+  if (transient_ && had_agent_ && peers_.empty() && vms_->live_count() == 0 && shims_->count() == 0) finish();
 }
 
 void Spawner::finish() {
   finishing_ = true;
   loop_.remove(listener_token_);
   vms_->kill_all();
-  if (vms_->live_count() == 0) loop_.stop();
+  shims_->stop_all();
+  stop_if_finished();
 }
 
 }  // namespace granary::spawn

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "vmpool/spawn/peer.h"
+#include "vmpool/spawn/shim_table.h"
 #include "vmpool/spawn/template_shelf.h"
 #include "vmpool/spawn/vm_table.h"
 
@@ -18,11 +19,12 @@ struct SpawnerOptions {
   std::string vmm = "granary-vmm";
   std::string fsd = {};  // granary-fsd; empty: there are no file servers
   std::string kvm = "/dev/kvm";
+  std::string shim = {};   // containerd-shim-granary-v2; empty: no pod can have containers
   bool transient = false;  // ends once its last client has gone and no VM lives
   UidRange uids;
 };
 
-// granary-spawn: parent and reaper of every VMM, keeper of what must outlive the agent. One thread, one event loop;
+// granary-spawn: parent and reaper of every VMM and shim, keeper of what must outlive the agent. One thread, one event loop;
 // several clients at once, each checked by SO_PEERCRED (uid 0 or the spawner's own). Every path is opened once, at
 // start. A client can send what it likes: it gets kError and nothing else happens.
 //
@@ -57,8 +59,14 @@ class Spawner {
   Status take(Peer& peer, control::Message& message);
   Status put_template(Peer& peer, const control::Message& message);
   Status get_template(Peer& peer, const control::Message& message);
+  Status start_shim(Peer& peer, const control::Message& message);
+  Status stop_shim(Peer& peer, const control::Message& message);
+  Status find_shim(Peer& peer, const control::Message& message);
+  Status take_shim(Peer& peer, control::Message& message);
   Status send_vm(Peer& peer, const control::Message& question, VmId vm);
   void on_ended(const control::VmRecord& record);
+  void on_shim_ended(const control::ShimRecord& record);
+  void stop_if_finished();
   void end_if_unused();
 
   struct WaitingKill {
@@ -66,14 +74,21 @@ class Spawner {
     uint32_t request;
     VmId vm;
   };
+  struct WaitingStop {
+    uint64_t peer;
+    uint32_t request;
+    std::string sandbox_id;
+  };
 
   EventLoop& loop_;
   std::string socket_path_;
+  std::string run_path_;  // for shims, which find their clone's socket by its path
   bool transient_ = false;
   bool had_agent_ = false;  // somebody said hello: a client that only looks does not end a transient spawner
   std::string vmm_build_id_;
   RunDirectory run_;
   std::unique_ptr<VmTable> vms_;
+  std::unique_ptr<ShimTable> shims_;
   TemplateShelf templates_;
   Fd listener_;
   EventLoop::Token listener_token_ = 0;
@@ -81,6 +96,7 @@ class Spawner {
   uint64_t next_peer_ = 1;
   std::map<uint64_t, std::unique_ptr<Peer>> peers_;
   std::vector<WaitingKill> waiting_kills_;
+  std::vector<WaitingStop> waiting_stops_;
   bool finishing_ = false;
 };
 
