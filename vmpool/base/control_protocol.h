@@ -57,11 +57,12 @@ enum class Type : uint16_t {
   kPark = 67,         // Empty -> kDone: vCPUs stopped, clocks saved
   kUnpark = 68,       // Empty -> kDone: clocks put back, vCPUs run
   kSnapshot = 69,     // Empty [empty state memfd, empty memory memfd] -> SnapshotDone; VM must be parked and quiescent
-  kAttachBlock = 70,  // Attach [file] -> kDone
+  kAttachBlock = 70,  // Attach [file] -> kDone; EBUSY: the slot has a file
   kAttachNet = 71,    // Attach [tap] -> kDone
   kGetStats = 72,     // Empty -> Stats
   kTerminate = 73,    // Empty -> kDone, then the process exits with EndState::kTerminated
   kAttachFs = 74,     // Attach [stream socket of a granary-fsd] -> kDone
+  kDetachBlock = 75,  // Slot -> kDone: the slot is empty again; EBUSY while a request is under way
   // events from granary-vmm
   kDoorbell = 96,  // DoorbellEvent: the guest wrote the doorbell port
   kEnded = 97,     // EndedEvent: the process exits right after
@@ -202,6 +203,9 @@ struct SnapshotDone {
 struct Attach {
   uint32_t slot;       // n-th device of its kind
   uint32_t read_only;  // block only
+};
+struct Slot {
+  uint32_t slot;
 };
 struct Stats {
   uint64_t exits;

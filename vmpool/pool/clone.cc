@@ -115,6 +115,25 @@ Status Clone::share() {
   return ok();
 }
 
+Result<uint32_t> Clone::attach_running(const Disk& disk, uint32_t slots) {
+  for (uint32_t slot = 0; slot < slots; ++slot) {
+    const Status attached = vmm_->attach_block(slot, disk.read_only, disk.file.get());
+    if (attached) {
+      flight_.note("attached", "disk " + std::to_string(slot) + " while it runs");
+      return slot;
+    }
+    if (!attached.error().is_errno(EBUSY)) return attached.error();
+  }
+  return Error::from_errno(EBUSY, "all " + std::to_string(slots) + " disk slots of clone " + id_ +
+                                      " are taken; raise `devices.block` of its pool");
+}
+
+Status Clone::detach(uint32_t slot) {
+  GRANARY_TRY(vmm_->detach_block(slot));
+  flight_.note("detached", "disk " + std::to_string(slot));
+  return ok();
+}
+
 Result<uint64_t> Clone::move_below(const std::string& cgroup_parent) {
   owners_group_ = owners_prefix(cgroup_parent) + "-" + id_;
   measure();

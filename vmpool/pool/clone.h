@@ -62,6 +62,9 @@ class Clone {
   void unwire_at_end(std::function<Status()> unwire) { unwire_ = std::move(unwire); }
   // Gives the VM to the spawner that came after the one which started it.
   Status entrust();
+  // A disk of the clone that runs, in the first of `slots` that is free: the VMM knows, whichever agent attached what. EBUSY: none is.
+  Result<uint32_t> attach_running(const Disk& disk, uint32_t slots);
+  Status detach(uint32_t slot);
   void close_guest_connection() { guest_.reset(); }
 
   // Kills the VMM and its file server, waits until they are reaped, removes cgroup and socket, and proves that they are gone. The names of

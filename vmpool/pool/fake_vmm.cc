@@ -16,6 +16,7 @@
 
 #include <array>
 #include <map>
+#include <set>
 #include <memory>
 #include <string>
 
@@ -113,6 +114,12 @@ class FakeVmm {
         return step(message, "unpark");
       case Type::kAttachBlock:
         return attach(message, "disk");
+      case Type::kDetachBlock: {
+        const auto body = GRANARY_TRY(message.as<control::Slot>());
+        if (disks_.erase(body.slot) == 0) return Error(Errc::kInvalidArgument, "fake VMM: the slot is empty");
+        note("no disk " + std::to_string(body.slot));
+        return control::send_done(kControl, message.request);
+      }
       case Type::kAttachNet:
         return attach(message, "tap");
       case Type::kAttachFs:
@@ -143,6 +150,7 @@ class FakeVmm {
   // A disk is noted with its first four bytes.
   Status attach(const control::Message& message, const std::string& kind) {
     const auto body = GRANARY_TRY(message.as<control::Attach>(1));
+    if (kind == "disk" && !disks_.insert(body.slot).second) return Error::from_errno(EBUSY, "fake VMM: the slot is taken");
     std::string first(kind == "disk" ? 4 : 0, '.');
     GRANARY_TRY(pread_all(message.fds[0].get(), std::as_writable_bytes(std::span(first)), 0));
     note(kind + " " + std::to_string(body.slot) + (body.read_only != 0 ? " ro " : " rw ") + first);
@@ -297,6 +305,7 @@ class FakeVmm {
   StatusFile status_;
   uint64_t memory_bytes_ = 0;
   std::vector<Fd> attached_;
+  std::set<uint32_t> disks_;  // slots
   std::map<int, std::shared_ptr<Conversation>> conversations_;
 };
 

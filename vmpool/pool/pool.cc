@@ -19,6 +19,8 @@ Result<CloneInfo> Pool::acquire(const IdentityRequest& identity, SteadyTime dead
   return impl_->acquire(identity, deadline, attachments);
 }
 Result<bool> Pool::release(const std::string& clone_id) { return impl_->release(clone_id); }
+Result<uint32_t> Pool::attach(const std::string& clone_id, const Disk& disk) { return impl_->attach(clone_id, disk); }
+Status Pool::detach(const std::string& clone_id, uint32_t disk) { return impl_->detach(clone_id, disk); }
 PoolSettings Pool::settings() const { return impl_->settings(); }
 PoolStatus Pool::status() const { return impl_->status(); }
 std::vector<CloneStatus> Pool::clones() const { return impl_->clones(); }

@@ -253,6 +253,12 @@ class Pool {
   // was released before (idempotent). kCloneUnknown for an id this pool never had is for the caller to decide on false.
   Result<bool> release(const std::string& clone_id);
 
+  // Gives a running clone one more disk, which gets a duplicate of the descriptor, and tells which of the guest's it is; takes one
+  // back that the guest has unmounted. kCloneUnknown: no running clone of this pool. EBUSY: no slot is free, or the guest still
+  // uses it. What the VMM refuses: kInvalidArgument.
+  Result<uint32_t> attach(const std::string& clone_id, const Disk& disk);
+  Status detach(const std::string& clone_id, uint32_t disk);
+
   // Takes up a running clone of an earlier agent through the spawner. `group`: the name of its cgroup, `owners_group` of the second
   // one, if it has moved. kCloneGone (with how it
   // ended) and kCloneUnknown when the spawner has it no longer: then nothing but its cgroup can be left.

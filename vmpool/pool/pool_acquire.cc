@@ -34,6 +34,25 @@ bool is_refusal(const Error& error) {
 
 }  // namespace
 
+Result<std::shared_ptr<Clone>> Pool::Impl::running(const std::string& clone_id) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = entries_.find(clone_id);
+  if (found == entries_.end() || found->second.state != State::kRunning) {
+    return Error(Errc::kCloneUnknown, "clone " + clone_id + " does not run in pool " + settings_.name);
+  }
+  return found->second.clone;
+}
+
+Result<uint32_t> Pool::Impl::attach(const std::string& clone_id, const Disk& disk) {
+  const std::shared_ptr<Clone> clone = GRANARY_TRY(running(clone_id));
+  return clone->attach_running(disk, settings().shape.devices.block_slots);
+}
+
+Status Pool::Impl::detach(const std::string& clone_id, uint32_t disk) {
+  const std::shared_ptr<Clone> clone = GRANARY_TRY(running(clone_id));
+  return clone->detach(disk);
+}
+
 Status Pool::Impl::check_slots(const Attachments& attachments) const {
   const auto fits = [&](size_t wanted, size_t slots, const char* what) -> Status {
     if (wanted <= slots) return ok();

@@ -49,6 +49,24 @@ class PoolAttachTest : public testing::Test {
   std::unique_ptr<Pool> pool;
 };
 
+TEST_F(PoolAttachTest, ARunningCloneGetsOneMoreInTheFirstFreeSlot) {
+  Attachments attachments;
+  attachments.disks.push_back(disk("one!"));
+  const Result<CloneInfo> clone = pool->acquire({}, in(kLong), attachments);
+  ASSERT_TRUE(clone);
+  EXPECT_EQ(*pool->attach(clone->id, disk("two!", true)), 1U);
+  const auto full = pool->attach(clone->id, disk("more"));
+  ASSERT_FALSE(full);
+  EXPECT_TRUE(full.error().is_errno(EBUSY));
+  EXPECT_THAT(full.error().message(), HasSubstr("all 2 disk slots"));
+  EXPECT_TRUE(pool->detach(clone->id, 0));
+  EXPECT_TRUE(pool->detach(clone->id, 0).error().is(Errc::kInvalidArgument));
+  EXPECT_EQ(*pool->attach(clone->id, disk("more")), 0U);
+  EXPECT_THAT(*pool->console(clone->id), HasSubstr("unpark\ndisk 1 ro two!\nno disk 0\ndisk 0 rw more"));
+  ASSERT_TRUE(pool->release(clone->id));
+  EXPECT_TRUE(pool->attach(clone->id, disk("late")).error().is(Errc::kCloneUnknown));
+}
+
 TEST_F(PoolAttachTest, AParkedCloneGetsThemInOrder) {
   Attachments attachments;
   attachments.disks.push_back(disk("one!"));

@@ -63,6 +63,8 @@ class Pool::Impl {
   void start();
   Result<CloneInfo> acquire(const IdentityRequest& identity, SteadyTime deadline, const Attachments& attachments);
   Result<bool> release(const std::string& clone_id);
+  Result<uint32_t> attach(const std::string& clone_id, const Disk& disk);
+  Status detach(const std::string& clone_id, uint32_t disk);
   [[nodiscard]] PoolSettings settings() const;
   [[nodiscard]] PoolStatus status() const;
   [[nodiscard]] std::vector<CloneStatus> clones() const;
@@ -156,6 +158,7 @@ class Pool::Impl {
   std::optional<std::string> take_warm();
   Status settle_charge(Clone& clone, const std::string& cgroup_parent);
   [[nodiscard]] Status check_slots(const Attachments& attachments) const;
+  [[nodiscard]] Result<std::shared_ptr<Clone>> running(const std::string& clone_id) const;
   Result<CloneInfo> hand_over(const std::string& id, const IdentityRequest& identity, const Attachments& attachments,
                               SteadyTime begin, bool waited);
   Result<CloneInfo> acquire_one(const IdentityRequest& identity, SteadyTime deadline, const Attachments& attachments,

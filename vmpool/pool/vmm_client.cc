@@ -67,6 +67,8 @@ Status VmmClient::attach_fs(int socket) {
   return ask_done(Type::kAttachFs, control::Attach{.slot = 0, .read_only = 0}, std::span(&socket, 1));
 }
 
+Status VmmClient::detach_block(uint32_t slot) { return ask_done(Type::kDetachBlock, control::Slot{.slot = slot}); }
+
 Status VmmClient::attach_net(uint32_t slot, int tap) {
   return ask_done(Type::kAttachNet, control::Attach{.slot = slot, .read_only = 0}, std::span(&tap, 1));
 }

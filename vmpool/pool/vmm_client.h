@@ -39,6 +39,7 @@ class VmmClient {
   // Both descriptors are empty memfds. Large templates need their time: the limit is the caller's.
   Result<control::SnapshotDone> snapshot(int state, int memory, std::chrono::milliseconds limit);
   Status attach_block(uint32_t slot, bool read_only, int file);
+  Status detach_block(uint32_t slot);
   Status attach_net(uint32_t slot, int tap);
   Status attach_fs(int socket);
   Result<control::Stats> stats();

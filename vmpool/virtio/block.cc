@@ -59,7 +59,7 @@ void Block::read_config(uint32_t offset, std::span<std::byte> into) const {
 }
 
 Status Block::attach(Fd file, bool read_only, uint64_t size_bytes) {
-  if (file_.valid()) return Error(Errc::kInvalidArgument, "block slot already has a file");
+  if (file_.valid()) return Error::from_errno(EBUSY, "block slot already has a file");
   if (size_bytes < kSectorBytes || size_bytes > INT64_MAX) {
     return Error(Errc::kInvalidArgument,
                  "block file of " + std::to_string(size_bytes) + " bytes; at least 512 are needed");
@@ -80,6 +80,15 @@ Status Block::attach(Fd file, bool read_only, uint64_t size_bytes) {
   file_ = std::move(file);
   read_only_ = read_only;
   capacity_sectors_ = size_bytes / kSectorBytes;
+  return ok();
+}
+
+Status Block::detach() {
+  if (!file_.valid()) return Error(Errc::kInvalidArgument, "block slot has no file");
+  if (in_flight_ > 0) return Error::from_errno(EBUSY, "block slot: the guest still uses its file");
+  file_.reset();
+  read_only_ = false;
+  capacity_sectors_ = 0;
   return ok();
 }
 

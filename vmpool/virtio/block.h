@@ -31,9 +31,12 @@ class Block final : public Device {
   ~Block() override;
 
   // Puts a file into the slot; `size_bytes` of it are visible, rounded down to 512. The caller then calls the
-  // transport's notify_config_change(). kInvalidArgument: the slot is taken, the size is below one sector or beyond a
+  // transport's notify_config_change(). EBUSY: the slot is taken. kInvalidArgument: the size is below one sector or beyond a
   // regular file, the file is neither regular nor a block device, or it is not open for writing although !read_only.
   Status attach(Fd file, bool read_only, uint64_t size_bytes);
+  // Empties the slot, which can take another file then; the caller calls notify_config_change(). EBUSY while a request is under way:
+  // the guest still uses it. kInvalidArgument: it is empty.
+  Status detach();
   [[nodiscard]] bool attached() const { return file_.valid(); }
 
   [[nodiscard]] DeviceType type() const override { return DeviceType::kBlock; }

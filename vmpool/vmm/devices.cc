@@ -91,6 +91,13 @@ Status attach_block(Devices& devices, uint32_t slot, Fd file, bool read_only) {
   return ok();
 }
 
+Status detach_block(Devices& devices, uint32_t slot) {
+  if (slot >= devices.blocks.size()) return no_slot("block", slot, devices.blocks.size());
+  GRANARY_TRY(devices.blocks[slot].device->detach());
+  devices.blocks[slot].transport->notify_config_change();
+  return ok();
+}
+
 Status attach_net(Devices& devices, uint32_t slot, Fd tap) {
   if (slot >= devices.nets.size()) return no_slot("net", slot, devices.nets.size());
   GRANARY_TRY(devices.nets[slot].device->attach(std::move(tap)));

@@ -50,6 +50,7 @@ Result<Devices> make_devices(const control::DeviceSet& set, DeviceResources reso
 // The n-th device of its kind takes a file or tap, and the guest is told. kInvalidArgument: no such slot, taken, or the
 // descriptor is of the wrong kind.
 Status attach_block(Devices& devices, uint32_t slot, Fd file, bool read_only);
+Status detach_block(Devices& devices, uint32_t slot);
 Status attach_net(Devices& devices, uint32_t slot, Fd tap);
 // The socket of a granary-fsd; the guest finds it at its next mount.
 Status attach_fs(Devices& devices, Fd socket);

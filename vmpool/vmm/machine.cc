@@ -234,6 +234,8 @@ Status Machine::attach_block(AttachBlockRequest request) {
 
 Status Machine::attach_fs(AttachFsRequest request) { return vmm::attach_fs(devices_, std::move(request.socket)); }
 
+Status Machine::detach_block(uint32_t slot) { return vmm::detach_block(devices_, slot); }
+
 Status Machine::attach_net(AttachNetRequest request) {
   return vmm::attach_net(devices_, request.slot, std::move(request.tap));
 }

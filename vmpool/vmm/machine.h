@@ -64,6 +64,7 @@ class Machine {
   Status restore(const snapshot::Snapshot& state, int memory_fd, const std::array<uint8_t, 16>& vm_generation_id);
 
   Status attach_block(AttachBlockRequest request);
+  Status detach_block(uint32_t slot);
   Status attach_net(AttachNetRequest request);
   Status attach_fs(AttachFsRequest request);
 

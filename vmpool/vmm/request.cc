@@ -80,6 +80,12 @@ Result<Request> attach_block(Message& message) {
   return Request(AttachBlockRequest{std::move(message.fds[0]), body.slot, body.read_only == 1});
 }
 
+Result<Request> detach_block(Message& message) {
+  const auto body = GRANARY_TRY(message.as<control::Slot>());
+  GRANARY_TRY(check_count(body.slot, kMaxBlockSlots - 1, "block slot"));
+  return Request(DetachBlockRequest{body.slot});
+}
+
 Result<Request> attach_net(Message& message) {
   const auto body = GRANARY_TRY(message.as<control::Attach>(1));
   GRANARY_TRY(check_count(body.slot, kMaxNetSlots - 1, "net slot"));
@@ -116,6 +122,7 @@ constexpr Row kRows[] = {
     {Type::kUnpark, "unpark", in(VmPhase::kParked), plain<UnparkRequest>},
     {Type::kSnapshot, "snapshot", in(VmPhase::kParked), snapshot},
     {Type::kAttachBlock, "attach-block", kExists, attach_block},
+    {Type::kDetachBlock, "detach-block", kExists, detach_block},
     {Type::kAttachNet, "attach-net", kExists, attach_net},
     {Type::kAttachFs, "attach-fs", kExists, attach_fs},
     {Type::kGetStats, "get-stats", kAlways, plain<StatsRequest>},

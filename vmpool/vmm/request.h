@@ -37,6 +37,9 @@ struct AttachBlockRequest {
   uint32_t slot = 0;
   bool read_only = false;
 };
+struct DetachBlockRequest {
+  uint32_t slot = 0;
+};
 struct AttachNetRequest {
   Fd tap;
   uint32_t slot = 0;
@@ -49,7 +52,8 @@ struct StatsRequest {};
 struct TerminateRequest {};
 
 using Request = std::variant<CreateShellRequest, BootRequest, RestoreRequest, ParkRequest, UnparkRequest,
-                             SnapshotRequest, AttachBlockRequest, AttachNetRequest, AttachFsRequest, StatsRequest, TerminateRequest>;
+                             SnapshotRequest, AttachBlockRequest, DetachBlockRequest, AttachNetRequest, AttachFsRequest,
+                             StatsRequest, TerminateRequest>;
 
 // Checks type, phase, body and descriptors of a message from the peer, in that order. Errors: kProtocolMalformed for a
 // type that is no request to a VMM, a body of wrong size or a wrong number of descriptors; kInvalidArgument for a

@@ -73,7 +73,7 @@ TEST(CheckRequest, EachPhaseTakesOnlyItsRequests) {
 }
 
 TEST(CheckRequest, TypesOfOthersAreMalformed) {
-  for (const int type : {0, 1, 2, 16, 17, 32, 75, 96, 97, 128, 0xffff}) {
+  for (const int type : {0, 1, 2, 16, 17, 32, 76, 96, 97, 128, 0xffff}) {
     EXPECT_EQ(code_of(check_request(message(static_cast<Type>(type), control::Empty{}), VmPhase::kEmpty)),
               Errc::kProtocolMalformed);
   }
@@ -120,6 +120,7 @@ TEST(CheckRequest, FieldsOutOfBounds) {
   EXPECT_EQ(code_of(check_request(message(Type::kRestore, restore, 2), VmPhase::kShell)), Errc::kInvalidArgument);
   control::Attach attach{};
   attach.slot = 8;
+  EXPECT_EQ(code_of(check_request(message(Type::kDetachBlock, control::Slot{8}), VmPhase::kRunning)), Errc::kInvalidArgument);
   EXPECT_EQ(code_of(check_request(message(Type::kAttachBlock, attach, 1), VmPhase::kShell)), Errc::kInvalidArgument);
   attach.slot = 1;
   EXPECT_EQ(code_of(check_request(message(Type::kAttachFs, attach, 1), VmPhase::kShell)), Errc::kInvalidArgument);

@@ -117,6 +117,12 @@ Status Vmm::handle(uint32_t id, AttachBlockRequest& request) {
   return ok();
 }
 
+Status Vmm::handle(uint32_t id, DetachBlockRequest& request) {
+  GRANARY_TRY(machine_->detach_block(request.slot));
+  server_->done(id);
+  return ok();
+}
+
 Status Vmm::handle(uint32_t id, AttachNetRequest& request) {
   GRANARY_TRY(machine_->attach_net(std::move(request)));
   server_->done(id);

@@ -49,6 +49,7 @@ class Vmm {
   Status handle(uint32_t id, const UnparkRequest& request);
   Status handle(uint32_t id, const SnapshotRequest& request);
   Status handle(uint32_t id, AttachBlockRequest& request);
+  Status handle(uint32_t id, DetachBlockRequest& request);
   Status handle(uint32_t id, AttachNetRequest& request);
   Status handle(uint32_t id, AttachFsRequest& request);
   Status handle(uint32_t id, const StatsRequest& request);
