@@ -2,6 +2,7 @@
 #include "agent/shim/rootfs.h"
 
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -15,22 +16,41 @@ constexpr size_t kMostOptions = 64;
 
 bool is_block_type(const std::string& type) { return std::ranges::find(kBlockTypes, type) != kBlockTypes.end(); }
 
+struct Flag {
+  std::string_view name;
+  unsigned long flag;
+};
+// mount(8)'s names for flags; every other option is the file system's.
+constexpr std::array<Flag, 8> kFlags = {{{"ro", MS_RDONLY},
+                                         {"rw", 0},
+                                         {"bind", MS_BIND},
+                                         {"rbind", MS_BIND | MS_REC},
+                                         {"nosuid", MS_NOSUID},
+                                         {"nodev", MS_NODEV},
+                                         {"noexec", MS_NOEXEC},
+                                         {"noatime", MS_NOATIME}}};
+
+Status check_mounts(const Mounts& mounts) {
+  if (mounts.empty()) return Error(Errc::kInvalidArgument, "root file system: containerd gives no mounts");
+  if (mounts.size() > 1) {
+    return Error(Errc::kNotSupported,
+                 "root file system of " + std::to_string(mounts.size()) + " mounts, the first of type \"" +
+                     mounts[0].type().substr(0, 32) + "\": use a snapshotter that gives one (overlayfs, blockfile, devmapper)");
+  }
+  if (mounts[0].options_size() > static_cast<int>(kMostOptions)) {
+    return Error(Errc::kInvalidArgument,
+                 "root file system: " + std::to_string(mounts[0].options_size()) + " mount options");
+  }
+  return ok();
+}
+
 }  // namespace
 
-Result<BlockRoot> open_block_root(const google::protobuf::RepeatedPtrField<containerd::task::v3::Mount>& mounts) {
-  if (mounts.empty()) return Error(Errc::kInvalidArgument, "root file system: containerd gives no mounts");
+bool is_block_root(const Mounts& mounts) { return mounts.size() == 1 && is_block_type(mounts[0].type()); }
+
+Result<BlockRoot> open_block_root(const Mounts& mounts) {
+  GRANARY_TRY(check_mounts(mounts));
   const containerd::task::v3::Mount& mount = mounts[0];
-  if (mounts.size() > 1 || !is_block_type(mount.type())) {
-    return Error(Errc::kNotSupported,
-                 "root file system of " + std::to_string(mounts.size()) + " mounts, type \"" +
-                     mount.type().substr(0, 32) +
-                     "\": it would need virtio-fs; use a snapshotter that gives an image file or a block "
-                     "device (blockfile, devmapper)");
-  }
-  if (mount.options_size() > static_cast<int>(kMostOptions)) {
-    return Error(Errc::kInvalidArgument,
-                 "root file system: " + std::to_string(mount.options_size()) + " mount options");
-  }
   BlockRoot root{.file = {}, .type = mount.type(), .options = {}, .read_only = mount.type() == "erofs"};
   for (const std::string& option : mount.options()) {
     root.read_only = root.read_only || option == "ro";
@@ -46,6 +66,32 @@ Result<BlockRoot> open_block_root(const google::protobuf::RepeatedPtrField<conta
                  "root file system " + mount.source().substr(0, 256) + " is neither a file nor a block device");
   }
   return root;
+}
+
+Result<MountedRoot> MountedRoot::mount(const Mounts& mounts, const std::string& target) {
+  GRANARY_TRY(check_mounts(mounts));
+  const containerd::task::v3::Mount& wanted = mounts[0];
+  unsigned long flags = 0;
+  std::string data;
+  for (const std::string& option : wanted.options()) {
+    const auto* const known = std::ranges::find(kFlags, option, &Flag::name);
+    if (known != kFlags.end()) {
+      flags |= known->flag;
+    } else {
+      data += (data.empty() ? "" : ",") + option;
+    }
+  }
+  if (::mkdir(target.c_str(), 0711) != 0 && errno != EEXIST) return Error::last_os_error("make " + target);
+  if (::mount(wanted.source().c_str(), target.c_str(), wanted.type().c_str(), flags, data.c_str()) != 0) {
+    return Error::last_os_error("mount " + wanted.type().substr(0, 32) + " " + wanted.source().substr(0, 256) + " with \"" +
+                                data.substr(0, 512) + "\" as root file system");
+  }
+  return MountedRoot(target, (flags & MS_RDONLY) != 0);
+}
+
+MountedRoot::~MountedRoot() {
+  if (target_.empty() || ::umount2(target_.c_str(), UMOUNT_NOFOLLOW) == 0) return;
+  ::umount2(target_.c_str(), UMOUNT_NOFOLLOW | MNT_DETACH);
 }
 
 }  // namespace granary::shim

@@ -1,14 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 
-#include "vmpool/base/result.h"
+#include "vmpool/fs/export_client.h"
 
 namespace granary::shim {
 
-// Exports a file or directory of the host to the guest, and gives its path there (/run/granary/shares/NAME).
-// kNotSupported: this build's VMM has no virtio-fs.
-Result<std::string> share_host_path(const std::string& host_path, bool read_only);
+// What a pod's guest sees of the host's files: exports of its granary-fsd, each under a name of its own. Needs no agent.
+// Connects when it is first asked. One thread.
+class Shares {
+ public:
+  // `clone_socket`: of the clone; the file server's lies beside it.
+  explicit Shares(const std::string& clone_socket) : socket_(fs::export_socket_beside(clone_socket)) {}
+
+  // Exports a directory or regular file (links are followed) and gives its name. Errors name the path: of open(2);
+  // kNotSupported: the clone has no file server; those of ExportClient::add().
+  Result<std::string> add(const std::string& host_path, bool read_only);
+  // Nothing of it is open any more afterwards; also when the clone has gone.
+  Status remove(const std::string& name);
+  static std::string path_in_guest(const std::string& name) { return "/run/granary/shares/" + name; }
+
+ private:
+  std::string socket_;
+  std::optional<fs::ExportClient> client_;
+  uint64_t next_ = 1;
+};
 
 }  // namespace granary::shim

@@ -2,10 +2,9 @@
 // Task.Create: bundle and root file system into the guest, and back out of it where anything fails.
 #include <algorithm>
 
-#include "agent/shim/rootfs.h"
-#include "agent/shim/shares.h"
 #include "agent/shim/task_service.h"
 #include "containerd/events.pb.h"
+#include "vmpool/base/log.h"
 
 namespace granary::shim {
 namespace {
@@ -51,7 +50,7 @@ Result<TaskService::Container*> TaskService::admit(const Caller& caller, const t
                       .process = {},
                       .execs = {},
                       .exec_requests = {},
-                      .disk = {},
+                      .files = {},
                       .spec = {}};
   container.process = std::make_shared<Process>(
       loop_, pod_.guest_socket, "container " + id,
@@ -68,13 +67,41 @@ Result<TaskService::Container*> TaskService::admit(const Caller& caller, const t
 
 // The answer is given here, or by what it starts, unless it fails.
 Status TaskService::prepare(Container& container, const task::CreateTaskRequest& request, Answer& answer) {
+  GRANARY_TRY(translate(container, request));
+  GRANARY_TRY(container.process->open_streams());
+  if (is_block_root(request.rootfs())) return prepare_disk(container, request, answer);
+  return prepare_directory(container, request, answer);
+}
+
+Status TaskService::translate(Container& container, const task::CreateTaskRequest& request) {
   const std::string config = GRANARY_TRY(read_file(request.bundle() + "/config.json", kMaxSpecBytes + 1));
+  const auto share_path = [&](const std::string& path, bool read_only) -> Result<std::string> {
+    return Shares::path_in_guest(GRANARY_TRY(share(container, path, read_only)));
+  };
   container.spec = std::make_shared<GuestSpec>(GRANARY_TRY(translate_spec(config, {.container_id = request.id(),
                                                                                    .sandbox_id = pod_.sandbox_id,
                                                                                    .terminal = request.terminal(),
-                                                                                   .share = share_host_path})));
+                                                                                   .share = share_path})));
+  return ok();
+}
+
+Result<std::string> TaskService::share(Container& container, const std::string& host_path, bool read_only) {
+  std::string name = GRANARY_TRY(shares_.add(host_path, read_only));
+  container.files.shares.push_back(name);
+  return name;
+}
+
+Status TaskService::prepare_directory(Container& container, const task::CreateTaskRequest& request, Answer& answer) {
+  container.files.root = GRANARY_TRY(MountedRoot::mount(request.rootfs(), request.bundle() + "/rootfs"));
+  const MountedRoot& root = *container.files.root;
+  guest::v1::Rootfs rootfs;
+  rootfs.set_directory(Shares::path_in_guest(GRANARY_TRY(share(container, root.path(), root.read_only()))));
+  create_in_guest(request.id(), std::move(rootfs), created_event(request, pid_), std::move(answer));
+  return ok();
+}
+
+Status TaskService::prepare_disk(Container& /*container*/, const task::CreateTaskRequest& request, Answer& answer) {
   BlockRoot root = GRANARY_TRY(open_block_root(request.rootfs()));
-  GRANARY_TRY(container.process->open_streams());
   const int file = root.file.get();
   const bool read_only = root.read_only;
   disks_.attach(
@@ -91,11 +118,21 @@ Status TaskService::prepare(Container& container, const task::CreateTaskRequest&
   return ok();
 }
 
+// Once the guest has let go of them, or is gone.
+void TaskService::release(HostFiles files) {
+  if (files.disk && !clone_gone_) disks_.detach(*files.disk);
+  for (const std::string& name : files.shares) {
+    if (const Status removed = shares_.remove(name); !removed && !clone_gone_) {
+      log_line(LogLevel::kError, "share %s: %s", name.c_str(), removed.error().message().c_str());
+    }
+  }
+}
+
 // The agent's answer. The clone may have ended meanwhile, and the container been deleted.
 Status TaskService::keep_disk(const std::string& id, const Result<uint32_t>& disk) {
   const auto found = containers_.find(id);
   if (disk && found != containers_.end() && found->second.process->phase() == Phase::kCreating) {
-    found->second.disk = *disk;
+    found->second.files.disk = *disk;
     return ok();
   }
   if (disk) disks_.detach(*disk);
@@ -136,12 +173,12 @@ void TaskService::create_in_guest(const std::string& id, guest::v1::Rootfs rootf
 void TaskService::abandon(const std::string& id) {
   const auto found = containers_.find(id);
   if (found == containers_.end()) return;
-  if (found->second.disk) {
-    guest::v1::Request request;
-    request.mutable_container_delete()->set_container_id(id);
-    request.mutable_container_delete()->set_force(true);
-    control_.ask(request, [this, disk = *found->second.disk](const Result<guest::v1::Reply>&) { disks_.detach(disk); });
-  }
+  guest::v1::Request request;
+  request.mutable_container_delete()->set_container_id(id);
+  request.mutable_container_delete()->set_force(true);
+  // A function object must be copyable; what it holds is not.
+  auto files = std::make_shared<HostFiles>(std::move(found->second.files));
+  control_.ask(request, [this, files](const Result<guest::v1::Reply>&) { release(std::move(*files)); });
   let_go_of(std::move(found->second.process));
   containers_.erase(found);
 }

@@ -234,7 +234,7 @@ void TaskService::remove_container(Container& container, Answer answer) {
 void TaskService::finish_removal(const std::string& id, const Answer& answer) {
   Container& container = containers_.at(id);
   const Exit exit = container.process->exit().value_or(Exit{kKilledStatus, std::chrono::system_clock::now()});
-  if (container.disk && !clone_gone_) disks_.detach(*container.disk);
+  release(std::move(container.files));
   containerd::events::TaskDelete event;
   event.set_container_id(id);
   event.set_pid(pid_);

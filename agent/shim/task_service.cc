@@ -29,6 +29,7 @@ TaskService::TaskService(EventLoop& loop, Pod pod)
       pod_(std::move(pod)),
       control_(loop, pod_.guest_socket, [this](const Error& why) { on_clone_gone(why); }),
       disks_(loop, pod_.agent_socket, pod_.clone_id),
+      shares_(pod_.guest_socket),
       events_(loop, pod_.events_socket),
       pid_(static_cast<uint32_t>(::getpid())) {}
 

@@ -10,6 +10,8 @@
 #include "agent/shim/guest_control.h"
 #include "agent/shim/oci_spec.h"
 #include "agent/shim/process.h"
+#include "agent/shim/rootfs.h"
+#include "agent/shim/shares.h"
 #include "agent/shim/ttrpc_server.h"
 #include "containerd/task.pb.h"
 
@@ -47,6 +49,12 @@ class TaskService {
 
  private:
   using Answer = ttrpc::Answer;
+  // What a container has of the host, until the guest has let go of it.
+  struct HostFiles {
+    std::optional<uint32_t> disk;
+    std::vector<std::string> shares;
+    std::optional<MountedRoot> root;
+  };
   struct Container {
     std::string id;
     std::string bundle;
@@ -54,7 +62,7 @@ class TaskService {
     std::shared_ptr<Process> process;
     std::map<std::string, std::shared_ptr<Process>> execs;
     std::map<std::string, guest::v1::Request> exec_requests;
-    std::optional<uint32_t> disk;
+    HostFiles files;
     std::shared_ptr<GuestSpec> spec;
   };
   struct Caller {
@@ -83,6 +91,11 @@ class TaskService {
 
   // Of Create, in task_create.cc.
   Result<Container*> admit(const Caller& caller, const containerd::task::v3::CreateTaskRequest& request);
+  Status translate(Container& container, const containerd::task::v3::CreateTaskRequest& request);
+  Status prepare_disk(Container& container, const containerd::task::v3::CreateTaskRequest& request, Answer& answer);
+  Status prepare_directory(Container& container, const containerd::task::v3::CreateTaskRequest& request, Answer& answer);
+  Result<std::string> share(Container& container, const std::string& host_path, bool read_only);
+  void release(HostFiles files);
   Status prepare(Container& container, const containerd::task::v3::CreateTaskRequest& request, Answer& answer);
   Status keep_disk(const std::string& id, const Result<uint32_t>& disk);
   void create_in_guest(const std::string& id, guest::v1::Rootfs rootfs, const std::string& created_event,
@@ -107,6 +120,7 @@ class TaskService {
   const Pod pod_;
   GuestControl control_;
   CloneDisks disks_;
+  Shares shares_;
   EventPublisher events_;
   const uint32_t pid_;
   std::map<std::string, Container> containers_;

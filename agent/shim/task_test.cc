@@ -173,7 +173,7 @@ TEST_F(TaskTest, WhatFailsInCreateLeavesNothing) {
   check(Rpc::kFailedPrecondition, "config.json", [&](auto& r) { r.set_bundle(directory_ + "/gone"); });
   check(Rpc::kFailedPrecondition, "/nowhere", [](auto& r) { r.mutable_rootfs(0)->set_source("/nowhere"); });
   check(Rpc::kInvalidArgument, "no mounts", [](auto& r) { r.clear_rootfs(); });
-  check(Rpc::kUnimplemented, "virtio-fs", [](auto& r) { r.mutable_rootfs(0)->set_type("overlay"); });
+  check(Rpc::kUnimplemented, "2 mounts", [](auto& r) { *r.add_rootfs() = r.rootfs(0); });
   check(Rpc::kInvalidArgument, "neither", [&](auto& r) { r.mutable_rootfs(0)->set_source("/dev/null"); });
   check(Rpc::kFailedPrecondition, "/gone-fifo", [&](auto& r) { r.set_stdout(directory_ + "/gone-fifo"); });
   check(Rpc::kInvalidArgument, "no FIFO", [&](auto& r) { r.set_stdout(directory_ + "/image"); });

@@ -13,6 +13,8 @@ struct ContainerPaths {
   std::string disks = "/sys/block";
   std::string crun = "/bin/crun";
 
+  // Where the host's file server is mounted, with a folder or file for each export.
+  [[nodiscard]] std::string shares() const { return run + "/shares"; }
   [[nodiscard]] std::string pod() const { return run + "/pod"; }
   [[nodiscard]] std::string pod_cgroup() const { return cgroups + "/pod"; }
   [[nodiscard]] std::string bundle(const std::string& id) const { return run + "/containers/" + id; }

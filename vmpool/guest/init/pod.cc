@@ -39,6 +39,20 @@ Status mount_shm(const std::string& path, uint64_t bytes) {
   return Error::last_os_error("mount " + path + " with " + options);
 }
 
+// The tag is the machine's (vmpool/vmm/devices.cc). A machine without the device, or whose kernel lacks the file system, runs
+// containers whose root is a disk.
+Status mount_shares(const std::string& path) {
+  GRANARY_TRY(make_folder(path));
+  struct stat above {};
+  struct stat inside {};
+  if (::stat((path + "/..").c_str(), &above) == 0 && ::stat(path.c_str(), &inside) == 0 && above.st_dev != inside.st_dev) {
+    return ok();
+  }
+  if (::mount("granary", path.c_str(), "virtiofs", MS_NODEV, nullptr) == 0) return ok();
+  if (errno == ENODEV || errno == EINVAL) return ok();
+  return Error::last_os_error("mount the host's shares at " + path);
+}
+
 Status write_sysctl(const v1::Sysctl& sysctl, const std::string& root) {
   std::string path = sysctl.name();
   std::replace(path.begin(), path.end(), '.', '/');
@@ -64,6 +78,7 @@ Status check_pod(const v1::Pod& pod) {
 
 Status apply_pod(const v1::Pod& pod, const ContainerPaths& paths) {
   GRANARY_TRY(make_folder(paths.run));
+  GRANARY_TRY(mount_shares(paths.shares()));
   GRANARY_TRY(make_folder(paths.pod()));
   GRANARY_TRY(write_file(paths.pod() + "/hosts", pod.hosts()));
   GRANARY_TRY(write_file(paths.pod() + "/hostname", pod.hostname()));
