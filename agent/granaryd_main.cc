@@ -32,7 +32,7 @@ void define(CLI::App& app, Flags& flags) {
                  std::string("configuration file; default ") + kDefaultConfigFile + " if it exists");
   app.add_option("--state-dir", flags.state_dir, "in place of the configuration's state_dir");
   app.add_option("--run-dir", flags.run_dir, "in place of the configuration's run_dir");
-  app.add_option("--libexec-dir", flags.libexec_dir, "holds granary-spawn and granary-vmm; default: where granaryd is");
+  app.add_option("--libexec-dir", flags.libexec_dir, "holds granary-spawn, granary-vmm and granary-fsd; default: where granaryd is");
   app.add_option(
       "--host-libexec-dir", flags.host_libexec_dir,
       "for an agent in a container: copy those into a versioned directory here, at the same path on the host, "

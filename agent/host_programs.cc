@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 #include <filesystem>
 #include <set>
@@ -20,6 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+const std::array<std::string, 3> kPrograms = {"granary-spawn", "granary-vmm", "granary-fsd"};
 constexpr size_t kShortIdDigits = 8;
 constexpr std::string_view kDigits = "0123456789";
 constexpr std::string_view kHexDigits = "0123456789abcdef";
@@ -28,20 +30,24 @@ bool consists_of(std::string_view text, std::string_view characters) {
   return !text.empty() && text.find_first_not_of(characters) == std::string_view::npos;
 }
 
-// `<version>-<id>-<id>`, the version being numbers with points between them.
-bool is_our_name(std::string_view name) {
-  constexpr size_t kIdsLength = 2 * (1 + kShortIdDigits);
-  if (name.size() <= kIdsLength) return false;
-  const std::string_view ids = name.substr(name.size() - kIdsLength);
-  for (const std::string_view id : {ids.substr(0, kIdsLength / 2), ids.substr(kIdsLength / 2)}) {
-    if (id[0] != '-' || !consists_of(id.substr(1), kHexDigits)) return false;
-  }
-  for (std::string_view version = name.substr(0, name.size() - kIdsLength);;) {
-    const size_t point = version.find('.');
-    if (!consists_of(version.substr(0, point), kDigits)) return false;
+bool is_version(std::string_view text) {
+  for (;;) {
+    const size_t point = text.find('.');
+    if (!consists_of(text.substr(0, point), kDigits)) return false;
     if (point == std::string_view::npos) return true;
-    version.remove_prefix(point + 1);
+    text.remove_prefix(point + 1);
   }
+}
+
+// `<version>-<id>-<id>-<id>`, the version being numbers with points between them. Older versions had two programs.
+bool is_our_name(std::string_view name) {
+  size_t ids = 0;
+  for (; ids < kPrograms.size() && name.size() > 1 + kShortIdDigits; ++ids) {
+    const std::string_view id = name.substr(name.size() - 1 - kShortIdDigits);
+    if (id[0] != '-' || !consists_of(id.substr(1), kHexDigits)) break;
+    name.remove_suffix(id.size());
+  }
+  return ids >= 2 && is_version(name);
 }
 
 Status make_directory(const std::string& path) {
@@ -97,11 +103,11 @@ Result<std::set<FileId>> executed_files(const std::string& proc) {
 }
 
 Result<bool> is_executed(const Fd& directory, const std::set<FileId>& executed) {
-  for (const char* program : {"granary-spawn", "granary-vmm"}) {
+  for (const std::string& program : kPrograms) {
     struct stat info {};
-    if (::fstatat(directory.get(), program, &info, AT_SYMLINK_NOFOLLOW) != 0) {
+    if (::fstatat(directory.get(), program.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
       if (errno == ENOENT) continue;
-      return Error::last_os_error(std::string("look at ") + program);
+      return Error::last_os_error("look at " + program);
     }
     if (executed.contains({info.st_dev, info.st_ino})) return true;
   }
@@ -112,9 +118,11 @@ Result<bool> is_executed(const Fd& directory, const std::set<FileId>& executed) 
 Result<bool> remove_unless_executed(const std::string& path, const std::set<FileId>& executed) {
   const Fd directory = GRANARY_TRY(open_file(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
   if (GRANARY_TRY(is_executed(directory, executed))) return false;
-  for (const char* file : {"granary-spawn", "granary-spawn.new", "granary-vmm", "granary-vmm.new"}) {
-    if (::unlinkat(directory.get(), file, 0) != 0 && errno != ENOENT) {
-      return Error::last_os_error("remove " + path + "/" + file);
+  for (const std::string& program : kPrograms) {
+    for (const std::string& file : {program, program + ".new"}) {
+      if (::unlinkat(directory.get(), file.c_str(), 0) != 0 && errno != ENOENT) {
+        return Error::last_os_error("remove " + path + "/" + file);
+      }
     }
   }
   if (::rmdir(path.c_str()) != 0) return Error::last_os_error("remove " + path);
@@ -125,13 +133,13 @@ Result<bool> remove_unless_executed(const std::string& path, const std::set<File
 
 Result<std::string> install_programs(const std::string& from, const std::string& into, const std::string& version) {
   std::string directory = into + "/" + version;
-  for (const char* program : {"/granary-spawn", "/granary-vmm"}) {
-    directory += "-" + GRANARY_TRY(read_build_id(from + program)).substr(0, kShortIdDigits);
+  for (const std::string& program : kPrograms) {
+    directory += "-" + GRANARY_TRY(read_build_id(from + "/" + program)).substr(0, kShortIdDigits);
   }
   GRANARY_TRY(make_directory(into));
   GRANARY_TRY(make_directory(directory));
-  for (const char* program : {"/granary-spawn", "/granary-vmm"}) {
-    GRANARY_TRY(install(from + program, directory + program));
+  for (const std::string& program : kPrograms) {
+    GRANARY_TRY(install(from + "/" + program, directory + "/" + program));
   }
   return directory;
 }

@@ -48,10 +48,12 @@ Status start(const Config& config, const SpawnerFiles& files) {
                                  config.run_dir,
                                  "--vmm",
                                  files.libexec_dir + "/granary-vmm",
+                                 "--fsd",
+                                 files.libexec_dir + "/granary-fsd",
                                  "--kvm",
                                  files.kvm_path,
                                  "--transient"};
-  for (const std::string& program : {words[0], words[6]}) {
+  for (const std::string& program : {words[0], words[6], words[8]}) {
     if (::access(program.c_str(), X_OK) != 0) return Error::last_os_error("run " + program + " (see --libexec-dir)");
   }
   if (files.as_unit) return start_spawner_unit(words);

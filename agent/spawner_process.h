@@ -10,7 +10,7 @@
 namespace granary::agent {
 
 struct SpawnerFiles {
-  std::string libexec_dir;  // holds granary-spawn and granary-vmm
+  std::string libexec_dir;  // holds granary-spawn, granary-vmm and granary-fsd
   std::string kvm_path;
   bool as_unit = false;  // systemd starts it, not the agent: what the agent forks would be part of its container
 };

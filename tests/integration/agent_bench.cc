@@ -128,6 +128,7 @@ AgentBench::AgentBench() {
   fs::create_directory(folder_ / "libexec");
   fs::copy_file(GRANARY_SPAWN, folder_ / "libexec/granary-spawn");
   fs::copy_file(GRANARY_FAKE_VMM, folder_ / "libexec/granary-vmm");
+  fs::copy_file(GRANARY_FSD, folder_ / "libexec/granary-fsd");
   std::ofstream(folder_ / "kernel") << "a kernel";
   configure();
 }

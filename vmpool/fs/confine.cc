@@ -28,7 +28,7 @@ constexpr int kCalls[] = {
     SCMP_SYS(close), SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_wait), SCMP_SYS(poll),
     // names
     SCMP_SYS(openat), SCMP_SYS(openat2), SCMP_SYS(newfstatat), SCMP_SYS(readlinkat), SCMP_SYS(symlinkat),
-    SCMP_SYS(mknodat), SCMP_SYS(mkdirat), SCMP_SYS(unlinkat), SCMP_SYS(renameat2), SCMP_SYS(linkat),
+    SCMP_SYS(mknodat), SCMP_SYS(mkdirat), SCMP_SYS(unlinkat), SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(linkat),
     SCMP_SYS(getdents64),
     // inodes
     SCMP_SYS(fchmodat), SCMP_SYS(fchownat), SCMP_SYS(utimensat), SCMP_SYS(fstatfs), SCMP_SYS(getxattr),

@@ -104,6 +104,9 @@ TEST_F(FsdTest, ServesAndExportsInItsJail) {
   owner.uid = 42;
   owner.mode = 0600;
   owner.size = 5;
+  EXPECT_EQ(request(fsd, FUSE_RENAME, node, bytes_of(fuse_rename_in{node}) + std::string("f") + '\0' + "g" + '\0'), 0);
+  EXPECT_EQ(request(fsd, FUSE_RENAME, node, bytes_of(fuse_rename_in{node}) + std::string("g") + '\0' + "f" + '\0'), 0)
+      << "a plain rename is a system call of its own";
   EXPECT_EQ(request(fsd, FUSE_SETATTR, look_up(fsd, node, "f"), bytes_of(owner)), 0) << "and reaches inodes by /proc";
   EXPECT_TRUE(*exports->remove("share"));
   EXPECT_FALSE(*exports->remove("share"));

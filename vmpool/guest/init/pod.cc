@@ -12,6 +12,7 @@
 #include "vmpool/base/fd.h"
 #include "vmpool/base/units.h"
 #include "vmpool/guest/init/cgroup.h"
+#include "vmpool/guest/init/shares.h"
 
 namespace granary::guest {
 namespace {
@@ -39,18 +40,15 @@ Status mount_shm(const std::string& path, uint64_t bytes) {
   return Error::last_os_error("mount " + path + " with " + options);
 }
 
-// The tag is the machine's (vmpool/vmm/devices.cc). A machine without the device, or whose kernel lacks the file system, runs
-// containers whose root is a disk.
-Status mount_shares(const std::string& path) {
-  GRANARY_TRY(make_folder(path));
-  struct stat above {};
-  struct stat inside {};
-  if (::stat((path + "/..").c_str(), &above) == 0 && ::stat(path.c_str(), &inside) == 0 && above.st_dev != inside.st_dev) {
-    return ok();
+// Without a file server, its device or its driver there are still containers whose root is a disk; one that needs a share
+// says that it is not there.
+Status mount_shares_if_any(const std::string& folder) {
+  const Status mounted = mount_shares(folder);
+  if (mounted) return ok();
+  for (const int none : {ENOTCONN, ECONNREFUSED, EINVAL, ENODEV}) {
+    if (mounted.error().is_errno(none)) return ok();
   }
-  if (::mount("granary", path.c_str(), "virtiofs", MS_NODEV, nullptr) == 0) return ok();
-  if (errno == ENODEV || errno == EINVAL) return ok();
-  return Error::last_os_error("mount the host's shares at " + path);
+  return mounted;
 }
 
 Status write_sysctl(const v1::Sysctl& sysctl, const std::string& root) {
@@ -78,7 +76,7 @@ Status check_pod(const v1::Pod& pod) {
 
 Status apply_pod(const v1::Pod& pod, const ContainerPaths& paths) {
   GRANARY_TRY(make_folder(paths.run));
-  GRANARY_TRY(mount_shares(paths.shares()));
+  GRANARY_TRY(mount_shares_if_any(paths.shares()));
   GRANARY_TRY(make_folder(paths.pod()));
   GRANARY_TRY(write_file(paths.pod() + "/hosts", pod.hosts()));
   GRANARY_TRY(write_file(paths.pod() + "/hostname", pod.hostname()));
