@@ -90,7 +90,7 @@ TEST_F(ConversationTest, AClientThatVanishesTakesItsWholeSessionWithIt) {
   identify();
   Conversation conversation = connect();
   // The shell ignores the hang-up, and so does its child, which has a process group of its own.
-  conversation.send(exec_request({"sh", "-c", "trap '' HUP; set -m; sleep 600 & echo $!; yes >/dev/null"}));
+  conversation.send(exec_request({"sh", "-c", "trap '' HUP; set -m; sleep 600 & echo $!; exec yes >/dev/null"}));
   conversation.expect_output("\n");
   const ProcessEnd background(std::stoi(conversation.output()));
   const ProcessEnd leader(conversation.pid());
