@@ -119,11 +119,16 @@ void Container::on_ending(Reaper::Ending ending) {
   state_ = State::kEnded;
   // Without a pid namespace of its own it may have left processes.
   cgroup::signal_all(cgroup(), SIGKILL);
-  if (!creation_failure_.has_failure()) {
-    const Listener listener = std::exchange(listener_, {});
-    if (listener.ended) listener.ended(ending);
-  }
+  ending_ = ending;
+  // A short process ends before crun, which started it, has.
+  if (!starting_) tell_ending();
   clean_up_if_idle();
+}
+
+void Container::tell_ending() {
+  if (!ending_ || creation_failure_.has_failure()) return;
+  const Listener listener = std::exchange(listener_, {});
+  if (listener.ended) listener.ended(*ending_);
 }
 
 void Container::abandon() {
@@ -144,16 +149,19 @@ void Container::start(Answer answer) {
   settings.arguments = {"start"};
   settings.target = id();
   Result<std::unique_ptr<CrunCall>> call =
-      CrunCall::start(around_.reaper, around_.paths, std::move(settings), [this, answer](const Status& status) {
+      CrunCall::start(around_.reaper, around_.paths, std::move(settings), [=, this, pid = pid_](const Status& status) {
         call_.reset();
+        starting_ = false;
         if (state_ == State::kCreated && status) state_ = State::kRunning;
         v1::Reply reply;
-        reply.mutable_started()->set_pid(pid_);
+        reply.mutable_started()->set_pid(pid);
         answer(status ? reply : failure(status.error()));
+        tell_ending();
         clean_up_if_idle();
       });
   if (!call) return answer(failure(call.error()));
   call_ = std::move(*call);
+  starting_ = true;
 }
 
 v1::Reply Container::kill(int signal, bool all) {

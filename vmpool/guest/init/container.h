@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,7 @@ class Container {
   void on_created(const Status& status);
   void fail_creation(const Error& error);
   void on_ending(Reaper::Ending ending);
+  void tell_ending();
   void kill_all();
   void watch_memory();
   void look_at_memory();
@@ -79,6 +81,8 @@ class Container {
   std::unique_ptr<Errand> errand_;
   std::unique_ptr<CrunCall> call_;
   pid_t pid_ = 0;  // while the process exists
+  std::optional<Reaper::Ending> ending_;
+  bool starting_ = false;  // call_ starts it
   bool crun_knows_it_ = false;
   bool unwanted_ = false;  // to be removed as soon as it has ended and no step runs
   v1::Reply creation_failure_;
