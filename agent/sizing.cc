@@ -44,6 +44,7 @@ class NodeShares {
 
   void fill(const std::vector<uint32_t>& ceilings) {
     for (std::optional<size_t> next; (next = neediest(ceilings));) {
+      if (knows_worth(*next)) next = worthiest(ceilings);
       room_ -= cost_of_next(pools_[*next], given_[*next]);
       ++given_[*next];
     }
@@ -51,12 +52,52 @@ class NodeShares {
   [[nodiscard]] uint32_t given(size_t pool) const { return given_[pool]; }
 
  private:
-  [[nodiscard]] std::optional<size_t> neediest(const std::vector<uint32_t>& ceilings) const {
+  [[nodiscard]] bool knows_worth(size_t pool) const { return !pools_[pool].worth.empty(); }
+
+  // Hits per second and byte that the next clone brings.
+  [[nodiscard]] double worth_of_next(size_t pool) const {
+    const PoolDemand& demand = pools_[pool];
+    const size_t next = given_[pool];
+    return next < demand.worth.size()
+               ? demand.worth[next] / static_cast<double>(std::max<uint64_t>(demand.clone_bytes, 1))
+               : 0;
+  }
+
+  // Of those that know, and there is one that may have another clone.
+  [[nodiscard]] std::optional<size_t> worthiest(const std::vector<uint32_t>& ceilings) const {
     std::optional<size_t> found;
     for (size_t i = 0; i < pools_.size(); ++i) {
+      if (!knows_worth(i) || given_[i] >= ceilings[i] || !next_fits(pools_[i], given_[i], room_, going_)) continue;
+      if (!found || worth_of_next(i) > worth_of_next(*found)) found = i;
+    }
+    return found;
+  }
+
+  // Those that know count as one pool.
+  struct Part {
+    uint64_t given = 0;
+    uint64_t ceiling = 0;
+  };
+  [[nodiscard]] Part part_of(size_t pool, const std::vector<uint32_t>& ceilings) const {
+    if (!knows_worth(pool)) return {.given = given_[pool], .ceiling = ceilings[pool]};
+    Part together;
+    for (size_t i = 0; i < pools_.size(); ++i) {
+      if (!knows_worth(i)) continue;
+      together.given += given_[i];
+      together.ceiling += ceilings[i];
+    }
+    return together;
+  }
+
+  [[nodiscard]] std::optional<size_t> neediest(const std::vector<uint32_t>& ceilings) const {
+    std::optional<size_t> found;
+    Part least;
+    for (size_t i = 0; i < pools_.size(); ++i) {
       if (given_[i] >= ceilings[i] || !next_fits(pools_[i], given_[i], room_, going_)) continue;
-      const bool needier = !found || uint64_t{given_[i]} * ceilings[*found] < uint64_t{given_[*found]} * ceilings[i];
-      if (needier) found = i;
+      const Part part = part_of(i, ceilings);
+      if (found && part.given * least.ceiling >= least.given * part.ceiling) continue;
+      found = i;
+      least = part;
     }
     return found;
   }

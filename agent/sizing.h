@@ -28,6 +28,9 @@ struct PoolDemand {
   uint64_t other_bytes = 0;        // counts too: template, shells, what held clones touched before their hand-over
   uint64_t going_bytes = 0;        // is being reclaimed: room for what is there, not yet for more
   std::optional<uint64_t> budget;  // the pool's own; nothing: none
+  // What is known of each idle clone's use, the first one's first: hits per second, not rising, one for each of `size`.
+  // Empty: nothing is.
+  std::vector<float> worth = {};
 };
 
 // What keeps a target below `size`.
@@ -44,9 +47,10 @@ struct PoolTarget {
 // One target per pool, in the same order. A pool that is to keep nothing has size 0.
 //
 // In this order: a pool's own budget; the node's budget, every pool's `min` first, then in proportion to what each
-// still may have, one clone at a time; pressure. A budget never sheds what a pool has up to `min`, but does not let it
-// grow there. Clones that are there are counted with `clone_bytes`, further ones with an eighth more: so a mean that
-// wavers does not make clones come and go.
+// still may have, one clone at a time, where pools that know what their clones are worth take from each other: what
+// comes to one of them goes to the one of them where the next clone brings the most hits per byte; pressure. A budget
+// never sheds what a pool has up to `min`, but does not let it grow there. Clones that are there are counted with
+// `clone_bytes`, further ones with an eighth more: so a mean that wavers does not make clones come and go.
 std::vector<PoolTarget> size_pools(std::span<const PoolDemand> pools, std::optional<uint64_t> node_budget,
                                    PressureLevel level);
 

@@ -149,6 +149,22 @@ TEST(SizingTest, NobodyGrowsOnWhatANeighbourMayKeep) {
   EXPECT_EQ(idle(size_pools(std::vector{pool(3, 3, 3), pool(3, 3, 0)}, 3 * 8, kNone)), (Counts{3, 0}));
 }
 
+TEST(SizingTest, AmongPoolsThatKnowTheirWorthTheBestUsedClonesComeFirst) {
+  PoolDemand busy = pool(4);
+  busy.worth = {5, 4, 3, 0.1F};
+  PoolDemand quiet = pool(4);
+  quiet.worth = {1, 0.5F, 0.2F, 0};
+  EXPECT_EQ(idle(size_pools(std::vector{quiet, busy}, 4 * 9, kNone)), (Counts{1, 3}));
+  // Small clones are worth more per byte.
+  quiet.clone_bytes = 1;
+  EXPECT_EQ(idle(size_pools(std::vector{quiet, busy}, 9 + 2, kNone)), (Counts{2, 1}));
+  // What a pool that knows nothing is due stays its own.
+  quiet.clone_bytes = 8;
+  EXPECT_EQ(idle(size_pools(std::vector{quiet, pool(4), busy}, 6 * 9, kNone)), (Counts{1, 2, 3}));
+  quiet.min = 2;
+  EXPECT_EQ(idle(size_pools(std::vector{quiet, busy}, 4 * 9, kNone)), (Counts{2, 2}));
+}
+
 // Whatever the numbers: never above the size, nothing shed up to min, and no growth over a budget.
 TEST(SizingTest, HoldsItsPromisesForAnyNumbers) {
   std::minstd_rand random(1);
@@ -162,6 +178,8 @@ TEST(SizingTest, HoldsItsPromisesForAnyNumbers) {
       p.clone_bytes = 1 + below(50);
       p.other_bytes = below(200);
       if (below(2) == 0) p.budget = below(900);
+      const bool knows = below(2) == 0;
+      for (uint32_t n = 0; n < p.size && knows; ++n) p.worth.push_back(1 / (1.0F + static_cast<float>(n)));
     }
     const uint64_t node = below(2000);
     const auto targets = size_pools(pools, node, kNone);
