@@ -75,6 +75,15 @@ Field charge_field(pool::Charge& into) {
           }};
 }
 
+Field policy_field(bool& adaptive) {
+  return {"policy", [&adaptive](const YamlNode& node, const Place& place) -> Status {
+            std::string word;
+            GRANARY_TRY(word_field("policy", word, {"fixed", "adaptive"}).read(node, place));
+            adaptive = word == "adaptive";
+            return ok();
+          }};
+}
+
 std::vector<Field> pool_fields(pool::PoolSettings& pool) {
   control::DeviceSet& devices = pool.shape.devices;
   return {name_field("name", pool.name),
@@ -83,6 +92,8 @@ std::vector<Field> pool_fields(pool::PoolSettings& pool) {
           number_field("size", pool.size, 0, kMaxClones),
           number_field("min", pool.min, 0, kMaxClones),
           number_field("max", pool.max, 1, kMaxClones),
+          policy_field(pool.adaptive),
+          share_field("hit_target", pool.hit_target, 0.5, 0.9999),
           optional_size_field("memory_budget", pool.memory_budget, kMiB, kMaxBudget),
           charge_field(pool.charge),
           switch_field("core_scheduling", [&pool](bool on) { pool.core_scheduling = on; }),
@@ -116,6 +127,11 @@ Status check_pool(const YamlNode& node, const Place& place, const pool::PoolSett
     return place.key("memory").refuse(value_or_map(node, "memory"),
                                       spell_size(pool.shape.memory_bytes) + " is no whole number of MiB; round it");
   }
+  if (pool.charge == pool::Charge::kExact && pool.adaptive) {
+    return place.key("policy").refuse(
+        value_or_map(node, "policy"),
+        "adaptive with charge: exact, which keeps no warm clones; leave policy out, or use residue");
+  }
   if (pool.charge == pool::Charge::kExact && pool.size > 0) {
     return place.key("size").refuse(
         value_or_map(node, "size"),
@@ -140,7 +156,9 @@ Status read_pools(const YamlNode& node, const Place& place, Config& config) {
     pool::PoolSettings pool = default_pool(config.guest);
     pool.name.clear();
     GRANARY_TRY(read_map(item, at, pool_fields(pool)));
-    if (pool.charge == pool::Charge::kExact && &value_or_map(item, "size") == &item) pool.size = 0;
+    const bool has_size = &value_or_map(item, "size") != &item;
+    if (pool.charge == pool::Charge::kExact && !has_size) pool.size = 0;
+    if (pool.adaptive && !has_size) pool.size = pool.max;
     GRANARY_TRY(check_pool(item, at, pool, lines));
     config.pools.push_back(std::move(pool));
     return ok();

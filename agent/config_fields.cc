@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <optional>
 #include <span>
 
@@ -227,6 +228,36 @@ Field switch_field(std::string_view name, std::function<void(bool)> set) {
 Field size_field(std::string_view name, uint64_t& bytes, uint64_t least, uint64_t most) {
   return {name, [&bytes, least, most](const YamlNode& node, const Place& place) -> Status {
             bytes = GRANARY_TRY(read_quantity(node, place, kSizeUnits, least, most));
+            return ok();
+          }};
+}
+
+Field share_field(std::string_view name, double& into, double least, double most) {
+  return {name, [=, &into](const YamlNode& node, const Place& place) -> Status {
+            const auto percent = [](double share) {
+              const auto hundredths = std::lround(share * 10'000);
+              const std::string digits = std::to_string(100 + hundredths % 100).substr(1);
+              return std::to_string(hundredths / 100) + (hundredths % 100 != 0 ? "." + digits : "") + "%";
+            };
+            const std::string wanted =
+                "a percentage with at most two decimals, " + percent(least) + " to " + percent(most);
+            GRANARY_TRY(want_scalar(node, place, wanted.c_str()));
+            const size_t point = std::min(node.text.find('.'), node.text.size());
+            std::string_view text = node.text;
+            const bool has_sign = text.ends_with('%');
+            if (has_sign) text.remove_suffix(1);
+            std::string decimals(point < text.size() ? text.substr(point + 1) : "0");
+            const bool fits = has_sign && !decimals.empty() && decimals.size() <= 2;
+            decimals.resize(2, '0');
+            const auto whole = whole_number(text.substr(0, point));
+            const auto hundredths = whole_number(decimals);
+            if (!fits || !whole || !hundredths || *whole > 100) {
+              return place.refuse(node, "wrong type: " + quote(node.text) + "; give " + wanted);
+            }
+            const double share = static_cast<double>(*whole * 100 + *hundredths) / 10'000;
+            if (share < least || share > most)
+              return place.refuse(node, node.text + " is out of range; give " + wanted);
+            into = share;
             return ok();
           }};
 }

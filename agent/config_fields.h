@@ -47,6 +47,8 @@ Field switch_field(std::string_view name, std::function<void(bool)> set);  // tr
 // A whole number with KiB, MiB or GiB.
 Field size_field(std::string_view name, uint64_t& bytes, uint64_t least, uint64_t most);
 Field optional_size_field(std::string_view name, std::optional<uint64_t>& bytes, uint64_t least, uint64_t most);
+// "99%", "99.5%": a share from `least` to `most`, with at most two decimals of a percent.
+Field share_field(std::string_view name, double& into, double least, double most);
 // A whole number with ms, s, m or h.
 Field duration_field(std::string_view name, std::chrono::milliseconds& into, std::chrono::milliseconds least,
                      std::chrono::milliseconds most);

@@ -16,6 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (config->pools.empty() || config->pools.size() > granary::agent::kMaxPools) abort();
   for (const auto& pool : config->pools) {
     if (pool.name.empty() || pool.size > pool.max || pool.shape.vcpus < 1 || pool.shape.vcpus > 8) abort();
+    if (pool.min > pool.size || !(pool.hit_target >= 0.5 && pool.hit_target < 1)) abort();
     if (pool.shape.devices.net_slots > 2 || pool.shape.devices.block_slots > 8) abort();
   }
   return 0;

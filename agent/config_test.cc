@@ -223,6 +223,14 @@ INSTANTIATE_TEST_SUITE_P(
         in_pool("SizeOverMax", "size: 65", "3:11", "65 is more than max (64)"),
         in_pool("MinOverSize", "min: 5", "3:10", "pools[0].min: 5 is more than size (4); lower min or raise size"),
         in_pool("ChargeUnknown", "charge: pod", "3:13", "\"pod\""),
+        in_pool("ExactAdaptive", "charge: exact\n    policy: adaptive", "4:13",
+                "adaptive with charge: exact, which keeps no warm clones"),
+        in_pool("PolicyWrong", "policy: clever", "3:13", "\"clever\" is unknown; give one of fixed, adaptive"),
+        in_pool("HitTargetNoShare", "hit_target: 99", "3:17",
+                "wrong type: \"99\"; give a percentage with at most two decimals, 50% to 99.99%"),
+        in_pool("HitTargetTooFine", "hit_target: 99.999%", "3:17", "wrong type: \"99.999%\""),
+        in_pool("HitTargetWhole", "hit_target: 100%", "3:17", "100% is out of range"),
+        in_pool("HitTargetNumbers", "hit_target: 9x.1%", "3:17", "wrong type"),
         in_pool("ExactWithSize", "charge: exact\n    size: 1", "4:11",
                 "1 with charge: exact, which keeps no warm clones"),
         in_pool("MinNegative", "min: -1", "3:10", "wrong type: \"-1\""),
@@ -242,6 +250,22 @@ INSTANTIATE_TEST_SUITE_P(
         in_pool("BootTimeout", "boot_timeout: 10ms", "3:19", "out of range; give a whole number with a unit, 1s to 1h"),
         in_pool("ProbeTimeout", "probe_timeout: 0s", "3:20", "out of range")),
     [](const auto& instance) { return std::string(instance.param.name); });
+
+TEST(ConfigTest, AnAdaptivePoolMayUseAllOfMax) {
+  const auto config = parse_config(
+      "pools:\n  - {name: a, policy: adaptive, max: 20, hit_target: 99.5%}\n"
+      "  - {name: b, policy: adaptive, size: 3, hit_target: 97%}\n  - {name: c, hit_target: 99.05%}\n",
+      "f");
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_TRUE(config->pools[0].adaptive);
+  EXPECT_EQ(config->pools[0].size, 20U);
+  EXPECT_DOUBLE_EQ(config->pools[0].hit_target, 0.995);
+  EXPECT_EQ(config->pools[1].size, 3U);
+  EXPECT_DOUBLE_EQ(config->pools[1].hit_target, 0.97);
+  EXPECT_FALSE(config->pools[2].adaptive);
+  EXPECT_EQ(config->pools[2].size, 4U);
+  EXPECT_DOUBLE_EQ(config->pools[2].hit_target, 0.9905);
+}
 
 TEST(ConfigTest, AnExactPoolKeepsNothingWarm) {
   const auto config = parse_config("pools:\n  - {name: a, charge: exact}\n  - {name: b, charge: residue}\n", "f");

@@ -76,6 +76,9 @@ v1::PoolStatus to_message(const pool::PoolStatus& status) {
   out.set_clone_bytes(status.usage.clone_bytes);
   out.set_other_bytes(status.usage.other_bytes);
   out.set_residue_bytes(status.usage.residue_bytes);
+  out.set_policy(status.adaptive ? "adaptive" : "fixed");
+  out.set_wanted(status.wanted);
+  out.set_why(ascii(status.why));
   return out;
 }
 

@@ -275,7 +275,8 @@ Status serve(const DaemonOptions& options, const Host& host) {
                                             .events = events,
                                             .flights = flights,
                                             .measure = [&](const auto& pool) { return measured_by(metrics, pool); },
-                                            .run_dir = config.run_dir}));
+                                            .run_dir = config.run_dir,
+                                            .learned_path = config.state_dir + "/learned"}));
     PoolService service(*pools, events);
     SandboxController sandboxes(sandbox_backend(*pools, config));
     pools->on_lease_ended([&sandboxes](const std::string& clone_id, const std::string& reason) {

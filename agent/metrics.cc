@@ -41,6 +41,7 @@ const HistogramSpec kHistograms[] = {
     {Measure::kAcquireSeconds, "granary_acquire_seconds", "From acquire to the acknowledged identity.", kShort},
     {Measure::kMoveSeconds, "granary_cgroup_move_seconds", "Of a hand-over: the VMM into its owner's cgroup.", kShort},
     {Measure::kIdentitySeconds, "granary_identity_seconds", "From unpark to the acknowledged identity.", kShort},
+    {Measure::kRefillSeconds, "granary_refill_seconds", "Of a clone for the pool: begun until it is warm.", kShort},
     {Measure::kReclaimSeconds, "granary_reclaim_seconds", "Ending a clone until nothing of it is left.", kShort},
     {Measure::kTemplateSeconds, "granary_template_build_seconds", "Building a template, boot included.", kLong},
 };
@@ -59,7 +60,7 @@ const CounterSpec kCounters[] = {
      "granary_evictions_total",
      "Idle clones given up.",
      "reason",
-     {"template", "spawner", "size", "memory"}},
+     {"template", "spawner", "size", "memory", "policy"}},
     {Measure::kCloneFailures,
      "granary_clone_failures_total",
      "Clones that failed or were lost.",
@@ -95,6 +96,8 @@ MetricFamily single(MetricType type, const char* name, const char* help, uint64_
 std::vector<MetricFamily> families_of(const MetricsSnapshot& now) {
   MetricFamily clones = family_of(MetricType::Gauge, "granary_pool_clones", "Clones by state.");
   MetricFamily target = family_of(MetricType::Gauge, "granary_pool_target_clones", "Warm clones wanted.");
+  MetricFamily wanted =
+      family_of(MetricType::Gauge, "granary_pool_wanted_clones", "Idle clones that the policy wants.");
   MetricFamily memory = family_of(MetricType::Gauge, "granary_memory_bytes", "Host memory by kind.");
   for (const auto& [status, bytes] : now.pools) {
     const std::pair<const char*, uint32_t> states[] = {{"restoring", status.restoring},
@@ -103,6 +106,7 @@ std::vector<MetricFamily> families_of(const MetricsSnapshot& now) {
                                                        {"reclaiming", status.reclaiming}};
     for (const auto& [state, n] : states) add(clones, {{"pool", status.name}, {"state", state}}, n);
     add(target, {{"pool", status.name}}, status.target);
+    add(wanted, {{"pool", status.name}}, status.wanted);
     const std::pair<const char*, uint64_t> kinds[] = {{"template", bytes.template_bytes},
                                                       {"idle", bytes.idle_bytes},
                                                       {"running", bytes.running_bytes},
@@ -113,6 +117,7 @@ std::vector<MetricFamily> families_of(const MetricsSnapshot& now) {
   }
   return {std::move(clones),
           std::move(target),
+          std::move(wanted),
           std::move(memory),
           single(MetricType::Gauge, "granary_journal_records", "Records in the journal file.", now.journal_records),
           single(MetricType::Gauge, "granary_journal_bytes", "Size of the journal file.", now.journal_bytes),

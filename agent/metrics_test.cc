@@ -55,6 +55,7 @@ TEST(MetricsTest, LooksAtWhatIsThereNow) {
   MetricsSnapshot::PerPool pool;
   pool.status.name = "a";
   pool.status.target = 4;
+  pool.status.wanted = 9;
   pool.status.warm = 3;
   pool.status.running = 2;
   pool.status.usage.residue_bytes = 12288;
@@ -69,7 +70,7 @@ TEST(MetricsTest, LooksAtWhatIsThereNow) {
   for (const char* line :
        {"granary_pool_clones{pool=\"a\",state=\"warm\"} 3\n", "granary_pool_clones{pool=\"a\",state=\"running\"} 2\n",
         "granary_pool_clones{pool=\"a\",state=\"reclaiming\"} 0\n", "granary_pool_target_clones{pool=\"a\"} 4\n",
-        "granary_memory_bytes{pool=\"a\",kind=\"template\"} 1048576\n",
+        "granary_pool_wanted_clones{pool=\"a\"} 9\n", "granary_memory_bytes{pool=\"a\",kind=\"template\"} 1048576\n",
         "granary_memory_bytes{pool=\"a\",kind=\"running\"} 8192\n",
         "granary_memory_bytes{pool=\"a\",kind=\"residue\"} 12288\n", "granary_journal_records 7\n",
         "granary_journal_bytes 900\n", "granary_journal_compactions_total 2\n", "granary_events_lost_total 5\n",

@@ -103,12 +103,19 @@ pool::CloneJournal PoolSet::journal(const std::string& pool) const {
           .gone = [journal](const std::string& id) { log_if_failed(journal->gone(id)); }};
 }
 
-pool::PoolObserver PoolSet::observer(const std::string& pool) const {
+pool::PoolObserver PoolSet::observer(const std::string& pool) {
   FlightLog* const flights = &resources_.flights;
-  return {.measured = resources_.measure(pool), .clone_failed = [flights](const pool::FlightRecord& record) {
-            flights->add(record);
-            spdlog::warn("flight record {}", to_log_line(record));
-          }};
+  return {.measured =
+              [this, pool, measured = resources_.measure(pool)](pool::Measure what, double value, const char* label) {
+                if (what == pool::Measure::kRefillSeconds) adaptive_.refilled(pool, value);
+                measured(what, value, label);
+              },
+          .asked = [this, pool] { adaptive_.asked(pool, std::chrono::steady_clock::now()); },
+          .clone_failed =
+              [flights](const pool::FlightRecord& record) {
+                flights->add(record);
+                spdlog::warn("flight record {}", to_log_line(record));
+              }};
 }
 
 Status PoolSet::adopt(const JournalClone& clone) {
@@ -130,18 +137,19 @@ Status PoolSet::adopt(const JournalClone& clone) {
 
 Result<PoolSet::Member> PoolSet::make(const pool::PoolSettings& settings) {
   EventFeed* const events = &resources_.events;
-  pool::PoolResources resources{.spawner = resources_.spawner,
-                                .templates = resources_.templates,
-                                .vmm_build_id = [spawner = &resources_.spawner] { return control::text_of(spawner->hello().vmm_build_id); },
-                                .host_fingerprint = resources_.host_fingerprint,
-                                .groups = groups(),
-                                .journal = journal(settings.name),
-                                .on_event =
-                                    [events](const pool::Event& event) {
-                                      log_event(event);
-                                      events->publish(event);
-                                    },
-                                .observer = observer(settings.name)};
+  pool::PoolResources resources{
+      .spawner = resources_.spawner,
+      .templates = resources_.templates,
+      .vmm_build_id = [spawner = &resources_.spawner] { return control::text_of(spawner->hello().vmm_build_id); },
+      .host_fingerprint = resources_.host_fingerprint,
+      .groups = groups(),
+      .journal = journal(settings.name),
+      .on_event =
+          [events](const pool::Event& event) {
+            log_event(event);
+            events->publish(event);
+          },
+      .observer = observer(settings.name)};
   std::shared_ptr<pool::Pool> pool = GRANARY_TRY(pool::Pool::start(settings, std::move(resources)));
   pool->on_clone_ended([this, name = settings.name](const std::string& clone_id, EndState state,
                                                     const std::string& reason) {

@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "agent/adaptive_sizing.h"
 #include "agent/audit.h"
 #include "agent/cgroup.h"
 #include "agent/config.h"
@@ -39,6 +40,7 @@ class PoolSet {
     FlightLog& flights;
     std::function<pool::Measured(const std::string& pool)> measure;  // called for each pool before it starts
     std::string run_dir;                                             // holds the per-clone sockets
+    std::string learned_path = {};  // where adaptive pools keep what they learn; empty: nowhere
   };
   struct Wish {
     std::string pool;  // empty: the first configured
@@ -76,11 +78,15 @@ class PoolSet {
   // Clones of retired pools.
   [[nodiscard]] uint32_t retired_clones() const;
 
-  // Lets every pool keep as many idle clones as its settings, the budgets and the pressure permit (sizing.h); what is
-  // beyond that is reclaimed, which a "shed" event tells.
+  // Lets every pool keep as many idle clones as its settings or its policy, the budgets and the pressure permit
+  // (sizing.h); what is beyond that is reclaimed, which a "shed" event tells unless it is the policy's wish. Call it
+  // once a second: only here policies decide anew, which a "pool-wants" event tells.
   void size_idle(PressureLevel level);
-  // The same because the pools have changed, not the pressure: it sheds nothing once more.
+  // The same because the pools have changed, not the pressure: it sheds nothing once more, and policies stay as they
+  // are.
   void resize_idle();
+  // What adaptive pools have learned, for the next agent; a failure is logged.
+  void save_learned() const;
   [[nodiscard]] bool has_budgets() const;
   [[nodiscard]] uint64_t min_available() const;
   // Logs and publishes something about the agent, or about a pool.
@@ -145,7 +151,7 @@ class PoolSet {
     std::string pool;
     std::string clone_id;
   };
-  explicit PoolSet(Resources resources) : resources_(std::move(resources)) {}
+  explicit PoolSet(Resources resources) : resources_(std::move(resources)), adaptive_(resources_.learned_path) {}
   // Shared, because a call may still use a pool that was retired meanwhile.
   struct Member {
     std::string name;
@@ -154,7 +160,7 @@ class PoolSet {
   [[nodiscard]] Result<Member> make(const pool::PoolSettings& settings);
   [[nodiscard]] pool::CloneGroups groups() const;
   [[nodiscard]] pool::CloneJournal journal(const std::string& pool) const;
-  [[nodiscard]] pool::PoolObserver observer(const std::string& pool) const;
+  [[nodiscard]] pool::PoolObserver observer(const std::string& pool);
   // The configured one; the first for an empty name.
   [[nodiscard]] Result<Member> find(const std::string& name) const;
   [[nodiscard]] std::vector<Member> members() const;      // as configured
@@ -165,8 +171,12 @@ class PoolSet {
   void give_up_network(const std::string& netns) const;
   [[nodiscard]] Result<std::string> find_pod(const std::string& cgroup_parent) const;
   void limit_memory();
+  void forget_policies(const Config& config);
   Result<bool> reclaim(const std::string& clone_id);
-  void size_by(PressureLevel level);
+  void size_by(PressureLevel level, bool decide);
+  [[nodiscard]] PoolDemand demand_of(const pool::PoolSettings& settings, const pool::PoolUsage& usage, bool decide);
+  void permit(const Member& member, const PoolDemand& demand, const pool::PoolUsage& usage, PoolTarget target,
+              bool is_short);
   void end_retired(const std::stop_token& stop);
   [[nodiscard]] Result<AuditSample> sample() const;
   bool end_lease(const std::string& clone_id, const std::string& reason);
@@ -187,7 +197,8 @@ class PoolSet {
   uint64_t min_available_ = 0;
   bool draining_ = false;
 
-  std::mutex sizing_mutex_;  // one sizing at a time
+  mutable std::mutex sizing_mutex_;  // one sizing at a time
+  AdaptiveSizing adaptive_;          // but what pools tell it
   PressureLevel level_ = PressureLevel::kNone;
 
   std::mutex jobs_mutex_;

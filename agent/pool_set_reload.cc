@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <set>
 
 #include "agent/log_text.h"
 #include "agent/pool_set.h"
@@ -14,8 +15,7 @@ namespace {
 constexpr std::chrono::seconds kRetiredLook{1};
 
 bool same_template(const pool::PoolSettings& a, const pool::PoolSettings& b) {
-  return a.shape == b.shape && a.source == b.source && a.sharing == b.sharing &&
-         a.core_scheduling == b.core_scheduling;
+  return a.shape == b.shape && a.source == b.source && a.sharing == b.sharing && a.core_scheduling == b.core_scheduling;
 }
 
 bool is_empty(const pool::PoolStatus& status) {
@@ -35,8 +35,9 @@ Status PoolSet::apply(const Config& config) {
       next.push_back(*at);
     } else {
       next.push_back(GRANARY_TRY(make(settings)));
-      // Its template comes later than its share of the memory.
-      if (config.memory_budget || settings.memory_budget) next.back().pool->allow({.idle = 0, .clones = 0});
+      // Its template comes later than its share of the memory, and what its policy wants.
+      if (config.memory_budget || settings.memory_budget || settings.adaptive)
+        next.back().pool->allow({.idle = 0, .clones = 0});
     }
   }
   for (const auto& [member, limits] : kept) {
@@ -59,11 +60,21 @@ Status PoolSet::apply(const Config& config) {
     configuration_ = {.generation = configuration_.generation + 1, .hash = config.hash, .refused = ""};
     generation = configuration_.generation;
   }
+  forget_policies(config);
   for (const Member& member : gone) tell("pool-retired", member.name, "its held clones live on");
   retired_changed_.notify_all();
   resize_idle();
   tell("config-applied", "", "generation " + std::to_string(generation) + ", hash " + config.hash);
   return ok();
+}
+
+void PoolSet::forget_policies(const Config& config) {
+  std::set<std::string> adaptive;
+  for (const pool::PoolSettings& settings : config.pools) {
+    if (settings.adaptive) adaptive.insert(settings.name);
+  }
+  const std::lock_guard lock(sizing_mutex_);
+  adaptive_.keep_only(adaptive);
 }
 
 void PoolSet::tell(const std::string& kind, const std::string& pool, const std::string& text) {

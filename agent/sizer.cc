@@ -9,6 +9,7 @@ namespace {
 using std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kLook{1};
+constexpr std::chrono::minutes kSave{5};
 
 }  // namespace
 
@@ -25,6 +26,7 @@ Sizer::Sizer(PoolSet& pools, EventFeed& events, MemoryFiles files)
 Sizer::~Sizer() {
   thread_ = {};  // it reads from the subscription, which wakes it
   subscription_.reset();
+  pools_.save_learned();
 }
 
 void Sizer::run(const std::stop_token& stop) {
@@ -55,6 +57,9 @@ void Sizer::look() {
     pools_.tell("pressure", "", std::string(to_string(pressure_.level())) + ": " + to_text(*now));
   }
   pools_.size_idle(pressure_.level());
+  if (steady_clock::now() - saved_at_ < kSave) return;
+  saved_at_ = steady_clock::now();
+  pools_.save_learned();
 }
 
 }  // namespace granary::agent

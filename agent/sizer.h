@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -14,7 +15,7 @@ namespace granary::agent {
 
 // Looks at the node's memory once a second and has the pools sized by what it sees; where budgets are configured, also
 // at each event of the pools, because their memory has changed then. While the files cannot be read, which is logged
-// once, the level stays what it was.
+// once, the level stays what it was. What adaptive pools learn is kept every 5 minutes, and at the end.
 class Sizer {
  public:
   Sizer(PoolSet& pools, EventFeed& events, MemoryFiles files);
@@ -34,6 +35,7 @@ class Sizer {
   std::mutex mutex_;
   std::condition_variable_any changed_;
   bool woken_ = false;
+  std::chrono::steady_clock::time_point saved_at_ = std::chrono::steady_clock::now();
   std::unique_ptr<Subscription> subscription_;
   std::jthread thread_;  // last: it uses all of the above
 };

@@ -219,10 +219,11 @@ Decision Policy::decide(const Look& look) {
 std::string Policy::explain(const Look& look, size_t situation, uint32_t wish) const {
   const double rate = *std::max_element(learned_.rates.begin() + 1, learned_.rates.end());
   const double asked = learned_.hits + learned_.misses;
+  const std::string change = wish == learned_.wish ? " to begin with" : " instead of " + std::to_string(learned_.wish);
   char text[320];
   std::snprintf(text, sizeof(text),
-                "%u instead of %u: %.3g acquires/s%s%s, a refill takes %.3g s; a hit is worth %.0f s of a clone%s",
-                wish, learned_.wish, rate, situation / 2 % 2 != 0 ? " and rising" : "",
+                "%u%s: %.3g acquires/s%s%s, a refill takes %.3g s; a hit is worth %.0f s of a clone%s", wish,
+                change.c_str(), rate, situation / 2 % 2 != 0 ? " and rising" : "",
                 situation % 2 != 0 ? ", a busy time of the hour or day" : "", refill_seconds_, learned_.price,
                 learned_.tells_apart ? "" : " at any load");
   std::string why = text;

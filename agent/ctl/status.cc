@@ -42,6 +42,11 @@ void print(const Globals& globals, const v1::StatusResponse& status) {
               << " besides)\n";
   }
   for (const v1::PoolStatus& pool : status.pools()) {
+    if (pool.why().empty()) continue;
+    std::cout << "\n" << pool.name() << " wants " << pool.wanted() << " of at most " << pool.size()
+              << " idle clones: " << pool.why() << "\n";
+  }
+  for (const v1::PoolStatus& pool : status.pools()) {
     if (pool.residue_bytes() == 0) continue;
     std::cout << "\n" << human_size(pool.residue_bytes()) << " of " << pool.name()
               << " stay charged to the pool for clones in their owners' cgroups\n";

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "agent/adaptive/learned_file.h"
 #include "tests/integration/agent_bench.h"
 #include "tests/integration/test_pod.h"
 
@@ -135,6 +136,60 @@ TEST_F(SizingTest, NearEvictionEveryIdleCloneGoes) {
   EXPECT_EQ(bench_.ctl({"run", "-i", "--", "echo"}, "on demand").output, "on demand");
   tell_memory(1000, 0);
   EXPECT_TRUE(has_warm(3)) << pool();
+}
+
+TEST_F(SizingTest, AnAdaptivePoolStartsSensiblyAndSaysWhy) {
+  start("  - {name: a, memory: 1MiB, size: 6}\n");
+  ASSERT_TRUE(has_warm(6));
+  EXPECT_EQ(pool()["policy"], "fixed");
+  EXPECT_EQ(pool()["wanted"], 6);
+  const std::string fixed = "size: 6}";
+  std::ifstream file(bench_.path("granary.yaml"));
+  std::string text((std::istreambuf_iterator<char>(file)), {});
+  write("granary.yaml", text.replace(text.find(fixed), fixed.size(), "size: 6, policy: adaptive}"));
+  ASSERT_TRUE(has_warm(4)) << pool();
+  EXPECT_EQ(pool()["policy"], "adaptive");
+  EXPECT_EQ(pool()["wanted"], 4);
+  EXPECT_EQ(pool()["bound"], "") << "a wish is no bound";
+  EXPECT_THAT(pool()["why"], HasSubstr("acquires/s"));
+  EXPECT_THAT(bench_.ctl({"status"}).output, HasSubstr("a wants 4 of at most 6 idle clones: 4 to begin with: "));
+  EXPECT_TRUE(agent_->wait_for("pool-wants pool=a text=\"4 to begin with: "));
+}
+
+// A day without an acquire: what was learned makes it give up all but `min`, and the next agent knows.
+TEST_F(SizingTest, AnAdaptivePoolShrinksAndItsSuccessorKnowsWhatItLearned) {
+  adaptive::Learned learned{.price = 100, .aim = 0.5, .tells_apart = true, .wish = 3};
+  learned.demands[0].seconds = 86'400;
+  fs::create_directories(bench_.path("state"));
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  const double wall = std::chrono::duration<double>(now).count();
+  ASSERT_TRUE(adaptive::save_learned(bench_.path("state/learned"), {{"a", learned}, {"gone", learned}}, wall));
+  const std::string pools = "  - {name: a, memory: 1MiB, policy: adaptive, min: 1, max: 9}\n";
+  start(pools);
+  ASSERT_TRUE(has_warm(3));
+  EXPECT_EQ(pool()["size"], 9) << "max, where no size is given";
+  ASSERT_TRUE(has_warm(1)) << pool();
+  EXPECT_EQ(bench_.ctl({"run", "-i", "--", "echo"}, "served").output, "served");
+  agent_->signal(SIGTERM);
+  ASSERT_EQ(agent_->wait(), 0) << agent_->errors();
+  const auto kept = adaptive::load_learned(bench_.path("state/learned"), wall);
+  ASSERT_TRUE(kept);
+  EXPECT_TRUE(kept->refused.empty());
+  ASSERT_EQ(kept->pools.size(), 1U) << "of configured pools";
+  EXPECT_EQ(kept->pools.at("a").wish, 1U);
+  EXPECT_GT(kept->pools.at("a").refill_seconds, 0);
+  start(pools);
+  ASSERT_TRUE(has_warm(1));
+  EXPECT_EQ(pool()["wanted"], 1) << "4 without what was learned";
+}
+
+TEST_F(SizingTest, ADamagedFileOfWhatWasLearnedIsDoneWithout) {
+  fs::create_directories(bench_.path("state"));
+  std::ofstream(bench_.path("state/learned")) << "01234567 {\"pool\":\"a\"}\n";
+  start("  - {name: a, memory: 1MiB, policy: adaptive, max: 9}\n");
+  EXPECT_TRUE(agent_->wait_for("what a pool has learned is lost"));
+  EXPECT_THAT(agent_->errors(), HasSubstr("line 1: wrong checksum"));
+  EXPECT_TRUE(has_warm(4));
 }
 
 TEST_F(SizingTest, UnreadableMemoryCountsAsAmple) {

@@ -14,11 +14,12 @@ enum class Measure {
   kIdentitySeconds,  // unparked until its identity is acknowledged
   kMoveSeconds,      // at hand-over: its VMM into its owner's cgroup
   kAcquireSeconds,   // acquire called until the same
+  kRefillSeconds,    // a clone for the pool: begun until it is warm
   kReclaimSeconds,   // given up until nothing is left
   kTemplateSeconds,  // a template built: power-on until it is kept
   kAcquires,         // "hit", "waited", "cold" (restored because of it), "failed"
   kRefills,          // "ok", "failed"
-  kEvictions,        // idle clones given up; why: "template", "spawner", "size", "memory"
+  kEvictions,        // idle clones given up; why: "template", "spawner", "size", "memory", "policy"
   kCloneFailures,    // in which state
   kVmmExits,         // "reclaimed", or how it ended by itself: an EndState
   kLeaks,            // resources that could not be proven gone
@@ -30,6 +31,8 @@ using Measured = std::function<void(Measure what, double value, const char* labe
 // Told of what happens in a pool. Any thread, `measured` also under the pool's lock: be brief and do not call back.
 struct PoolObserver {
   Measured measured = [](Measure, double, const char*) {};
+  // An acquire is called that is right in itself.
+  std::function<void()> asked = [] {};
   // A clone that failed or was lost, after its reclaim was tried.
   std::function<void(const FlightRecord&)> clone_failed = [](const FlightRecord&) {};
 };

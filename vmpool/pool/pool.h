@@ -62,6 +62,8 @@ struct PoolLimits {
   uint32_t refill_concurrency = 2;  // restores in flight
   Charge charge = Charge::kResidue;  // kExact: no warm clones and no shells, `size` is 0
   std::optional<uint64_t> memory_budget;  // bytes of what PoolUsage counts; for who calls allow()
+  bool adaptive = false;     // how many of `size` are kept is decided by who calls allow(), from what is asked for
+  double hit_target = 0.99;  // then: the share of acquires that are to find a warm clone
   std::chrono::milliseconds boot_timeout{120'000};
   std::chrono::milliseconds probe_timeout{10'000};
   std::chrono::milliseconds identity_timeout{10'000};
@@ -135,6 +137,9 @@ struct PoolUsage {
   uint64_t other_bytes = 0;  // template, shells, clones that are handed over
   uint64_t going_bytes = 0;  // clones that are being reclaimed
   uint64_t residue_bytes = 0;  // part of other_bytes: of clones that live in their owners' cgroups
+  uint64_t hits = 0;           // acquires so far that found a warm clone
+  uint64_t misses = 0;         // and those that did not
+  std::chrono::nanoseconds oldest_refill{};  // how long ago the oldest refill under way was begun
 };
 
 // What a pool may keep, besides its settings. An acquire that finds no warm clone is served all the same.
@@ -142,6 +147,8 @@ struct PoolAllowance {
   uint32_t idle = UINT32_MAX;    // 0: no shells either
   uint32_t clones = UINT32_MAX;  // in any state; one more is not made
   std::string reason = {};       // for PoolStatus
+  uint32_t wanted = UINT32_MAX;  // what the policy of an adaptive pool wants
+  std::string why = {};          // it does; for PoolStatus
 };
 
 // For Status and List. `state`: restoring, probing, warm, acquiring, running, reclaiming.
@@ -160,6 +167,9 @@ struct PoolStatus {
   uint32_t min = 0;
   uint32_t target = 0;  // at most `size`
   std::string bound;    // PoolAllowance::reason
+  bool adaptive = false;
+  uint32_t wanted = 0;  // by the policy: `size`, unless it is adaptive
+  std::string why;      // PoolAllowance::why
   PoolUsage usage;
   uint32_t warm = 0;
   uint32_t restoring = 0;
@@ -183,7 +193,7 @@ struct PoolMemory {
 // Something worth telling: template built, clone ready, handed over, reclaimed, pool empty, failure.
 struct Event {
   std::chrono::system_clock::time_point when;
-  std::string kind;  // "template-building", "template-ready", "template-failed", "clone-ready", "handed-over", "reclaimed", "reclaim-failed", "pool-empty", "clone-failed", "adopted"; the agent's: "config-applied", "config-refused", "pool-resized", "pool-retired", "pool-gone", "pressure", "shed"
+  std::string kind;  // "template-building", "template-ready", "template-failed", "clone-ready", "handed-over", "reclaimed", "reclaim-failed", "pool-empty", "clone-failed", "adopted"; the agent's: "config-applied", "config-refused", "pool-resized", "pool-retired", "pool-gone", "pressure", "shed", "pool-wants"
   std::string pool;
   std::string clone_id;
   std::string text;

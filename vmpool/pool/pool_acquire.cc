@@ -72,6 +72,7 @@ Result<CloneInfo> Pool::Impl::acquire(const IdentityRequest& identity, SteadyTim
   const SteadyTime begin = SteadyClock::now();
   GRANARY_TRY(check_hostname(identity.hostname));
   GRANARY_TRY(check_slots(attachments));
+  resources_.observer.asked();
   Result<CloneInfo> info = acquire_one(identity, deadline, attachments, begin);
   if (!info) measure(Measure::kAcquires, 1, "failed");
   return info;

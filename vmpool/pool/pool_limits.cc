@@ -39,7 +39,9 @@ uint32_t Pool::Impl::allow(const PoolAllowance& allowance) {
 uint32_t Pool::Impl::give_up_surplus() {
   uint32_t given_up = 0;
   for (; warm_.size() > idle_target() + waiters_; ++given_up) {
-    measure(Measure::kEvictions, 1, warm_.size() > settings_.size + waiters_ ? "size" : "memory");
+    const uint64_t served = warm_.size() - std::min<size_t>(warm_.size(), waiters_);
+    const char* const why = served > settings_.size ? "size" : served > allowance_.wanted ? "policy" : "memory";
+    measure(Measure::kEvictions, 1, why);
     give_up(warm_.back());
     warm_.pop_back();
   }
@@ -61,7 +63,8 @@ PoolUsage Pool::Impl::usage() const {
 }
 
 PoolUsage Pool::Impl::usage_locked() const {
-  PoolUsage usage{.other_bytes = template_.bytes};
+  PoolUsage usage{.other_bytes = template_.bytes, .hits = hits_, .misses = waited_ + failed_};
+  const SteadyTime now = SteadyClock::now();
   for (const std::shared_ptr<Clone>& shell : shells_) usage.other_bytes += shell->measured_bytes();
   uint64_t measured = 0;
   uint64_t measured_bytes = 0;
@@ -72,6 +75,7 @@ PoolUsage Pool::Impl::usage_locked() const {
       continue;
     }
     const bool on_its_way = entry.state == State::kRestoring || entry.state == State::kProbing;
+    if (on_its_way) usage.oldest_refill = std::max<std::chrono::nanoseconds>(usage.oldest_refill, now - entry.begun);
     const bool idle = on_its_way || entry.state == State::kWarm;
     const bool going = entry.state == State::kReclaiming;
     const uint64_t bytes = on_its_way ? 0 : entry.clone->measured_bytes();  // a shell was measured, too

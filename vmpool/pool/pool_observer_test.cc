@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <csignal>
 
 #include "vmpool/pool/observer.h"
@@ -29,6 +30,7 @@ class PoolObserverTest : public testing::Test {
               const std::lock_guard lock(mutex);
               failed.push_back(record);
             }};
+    resources.observer.asked = [this] { ++asked; };
     Result<std::unique_ptr<Pool>> pool = Pool::start(settings, std::move(resources));
     EXPECT_TRUE(pool) << pool.error().message();
     return pool ? std::move(*pool) : nullptr;
@@ -60,6 +62,7 @@ class PoolObserverTest : public testing::Test {
     return all;
   }
 
+  std::atomic<int> asked = 0;
   std::mutex mutex;
   std::map<std::pair<Measure, std::string>, double> sums;
   std::map<Measure, size_t> times;
@@ -86,6 +89,10 @@ TEST_F(PoolObserverTest, ALifeWithoutFailureIsMeasuredStepByStep) {
   EXPECT_TRUE(bench.wait_until([&] { return sum(Measure::kRefills, "ok") == 4; }));
   EXPECT_EQ(count(Measure::kRestoreSeconds), 4U);
   EXPECT_EQ(count(Measure::kProbeSeconds), 4U);
+  EXPECT_EQ(count(Measure::kRefillSeconds), 4U);
+  EXPECT_EQ(asked, 1);
+  EXPECT_EQ(pool->usage().hits, 1U);
+  EXPECT_EQ(pool->usage().misses, 0U);
   EXPECT_TRUE(failures().empty());
   EXPECT_THAT(bench.last_text("handed-over"), testing::MatchesRegex("in [0-9.]+ ms, hit"));
   EXPECT_THAT(bench.last_text("reclaimed"), testing::MatchesRegex("in [0-9.]+ ms, 0 leaks"));
@@ -101,6 +108,19 @@ TEST_F(PoolObserverTest, ColdIsWhatWasRestoredBecauseOfTheAcquire) {
   EXPECT_FALSE(pool->acquire({}, in(std::chrono::milliseconds(10))));
   EXPECT_EQ(sum(Measure::kAcquires, "failed"), 1);
   EXPECT_EQ(count(Measure::kAcquireSeconds), 1U);
+  EXPECT_EQ(asked, 2);
+  EXPECT_FALSE(pool->acquire({.hostname = "_"}, in(kLong)));
+  EXPECT_EQ(asked, 2) << "wrong in itself";
+  EXPECT_EQ(pool->usage().misses, 2U);
+}
+
+TEST_F(PoolObserverTest, WhatAPolicyNoLongerWantsIsEvictedInItsName) {
+  const auto pool = start(bench.settings());
+  ASSERT_TRUE(full(*pool));
+  EXPECT_EQ(pool->allow({.idle = 2, .wanted = 2, .why = "quiet"}), 1U);
+  EXPECT_EQ(sum(Measure::kEvictions, "policy"), 1);
+  EXPECT_EQ(pool->allow({.idle = 1, .wanted = 2}), 1U);
+  EXPECT_EQ(sum(Measure::kEvictions, "memory"), 1);
 }
 
 TEST_F(PoolObserverTest, ARunningCloneThatIsKilledLeavesItsRecord) {

@@ -132,7 +132,10 @@ Result<bool> Pool::Impl::restore_as(std::unique_lock<std::mutex>& lock, const st
   if (!prepared) why = prepared.error();
   if (wanted) {
     enter(done, then);
-    if (then == State::kWarm) warm_.push_back(id);
+    if (then == State::kWarm) {
+      warm_.push_back(id);
+      measure_since(done.begun, Measure::kRefillSeconds);
+    }
     backoff_.succeeded();
     // It was wanted when it was begun.
     if (limits != limits_version_) give_up_surplus();

@@ -73,6 +73,9 @@ PoolStatus Pool::Impl::status() const {
   status.min = settings_.min;
   status.target = idle_target();
   status.bound = allowance_.reason;
+  status.adaptive = settings_.adaptive;
+  status.wanted = settings_.adaptive ? std::min(settings_.size, allowance_.wanted) : settings_.size;
+  status.why = allowance_.why;
   status.usage = usage_locked();
   status.warm = count(State::kWarm);
   status.restoring = count(State::kRestoring) + count(State::kProbing);
