@@ -98,7 +98,8 @@ class ContainerLinuxTest : public testing::Test {
     const std::string make = "set -e; mkdir -p " + folder + "; cd " + folder +
                              "; mkdir bin dev proc sys etc tmp; cp $(command -v busybox) bin/busybox; touch etc/hosts;"
                              " for n in $(bin/busybox --list); do ln -s busybox bin/$n 2>/dev/null || true; done;"
-                             " mkfs.ext4 -q -d . " + image + " 32M";
+                             " mkfs.ext4 -q -d . " +
+                             image + " 32M";
     ASSERT_EQ(std::system(make.c_str()), 0);
     pool::Attachments attachments;
     Result<Fd> file = open_file(image, O_RDWR);
@@ -176,16 +177,20 @@ cp /bin/busybox bin; touch etc/hosts; for n in sh echo sleep cat tail seq; do ln
 };
 
 TEST_F(ContainerLinuxTest, RunsFromADiskInItsOwnSurroundings) {
-  const End end = run("disk", {.script = "hostname; cat /etc/hosts; echo $$; (echo x >/tmp/f) 2>&1; mount -t tmpfs x /tmp 2>&1;"
-                                         " ls /dev/shm /proc/sys/net/ipv4 | grep -c unpriv; exit 7"});
+  const End end =
+      run("disk", {.script = "hostname; cat /etc/hosts; echo $$; (echo x >/tmp/f) 2>&1; mount -t tmpfs x /tmp 2>&1;"
+                             " ls /dev/shm /proc/sys/net/ipv4 | grep -c unpriv; exit 7"});
   EXPECT_THAT(end.out, testing::StartsWith("inside\n10.1.2.3 known\n1\n")) << end.err;
   EXPECT_THAT(end.out, HasSubstr("Read-only file system"));
   EXPECT_THAT(end.out, HasSubstr("mount: ")) << "forbidden by capabilities and seccomp";
   EXPECT_EQ(end.status, 7);
   EXPECT_EQ(end.signal, 0);
   remove("disk");
-  EXPECT_EQ(run_script(socket_, "grep -c ext4 /proc/mounts; ls /run/granary/containers /run/granary/crun;"
-                                " cat /proc/sys/net/ipv4/ip_unprivileged_port_start; hostname").output, "0\n/run/granary/containers:\n\n/run/granary/crun:\n0\npod-name\n");
+  EXPECT_EQ(run_script(socket_,
+                       "grep -c ext4 /proc/mounts; ls /run/granary/containers /run/granary/crun;"
+                       " cat /proc/sys/net/ipv4/ip_unprivileged_port_start; hostname")
+                .output,
+            "0\n/run/granary/containers:\n\n/run/granary/crun:\n0\npod-name\n");
   EXPECT_EQ(run("disk", {.script = "kill -9 $$; true"}).status, 0) << "a first process cannot kill itself";
   remove("disk");
 }
@@ -228,14 +233,16 @@ TEST_F(ContainerLinuxTest, OutOfMemoryEndsOneAndNotItsNeighbour) {
 }
 
 TEST_F(ContainerLinuxTest, AThousandForks) {
-  const End end = run("forks", {.script = "i=0; while [ $i -lt 1000 ]; do (exit 3) & i=$((i+1)); done; wait; echo $i; exit 9"});
+  const End end =
+      run("forks", {.script = "i=0; while [ $i -lt 1000 ]; do (exit 3) & i=$((i+1)); done; wait; echo $i; exit 9"});
   EXPECT_EQ(end.out, "1000\n") << end.err;
   EXPECT_EQ(end.status, 9);
   EXPECT_EQ(run_script(socket_, "ls /proc | grep -c '^[0-9]'; true").status, 0) << "init lives";
 }
 
 TEST_F(ContainerLinuxTest, ATerminal) {
-  const auto session = start("tty", {.script = "test -t 0 && stty size; read x; echo got $x; exit 4", .terminal = true});
+  const auto session =
+      start("tty", {.script = "test -t 0 && stty size; read x; echo got $x; exit 4", .terminal = true});
   ASSERT_TRUE(session);
   ASSERT_TRUE(session->write_stdin("word\n", in_time()));
   const End end = finish(*session);

@@ -18,20 +18,21 @@ class Pod;
 
 namespace granary::pool {
 
-// A container in a clone: its conversation from creation to Exited. Its threads are ProcessSession's; start() belongs to the
-// one that takes events. The container is killed when its session is destroyed before it exited, and stays to be deleted
-// with delete_container(). A command in it is an ExecSession with Exec.container_id.
+// A container in a clone: its conversation from creation to Exited. Its threads are ProcessSession's; start() belongs
+// to the one that takes events. The container is killed when its session is destroyed before it exited, and stays to be
+// deleted with delete_container(). A command in it is an ExecSession with Exec.container_id.
 class ContainerSession : public ProcessSession {
  public:
-  // The container is there and its first process (guest_pid()) waits for start(). kOutOfMemory comes at most once, before
-  // kExited. Errors: EEXIST, kInvalidArgument (the spec or the request), kContainerFailed (what crun said), ENOENT (the
-  // root file system is missing), kGuestUnresponsive, kGuestProtocol, kPeerGone. Nothing is left of a container that failed.
+  // The container is there and its first process (guest_pid()) waits for start(). kOutOfMemory comes at most once,
+  // before kExited. Errors: EEXIST, kInvalidArgument (the spec or the request), kContainerFailed (what crun said),
+  // ENOENT (the root file system is missing), kGuestUnresponsive, kGuestProtocol, kPeerGone. Nothing is left of a
+  // container that failed.
   static Result<std::unique_ptr<ContainerSession>> create(const std::string& socket_path,
                                                           const guest::v1::ContainerCreate& create,
                                                           SteadyTime deadline);
 
-  // Runs what create() made. Before it nothing may be written to its standard input. kContainerFailed, kInvalidArgument for
-  // a second start, ENOENT when the container was killed first; next() then goes on to kExited.
+  // Runs what create() made. Before it nothing may be written to its standard input. kContainerFailed, kInvalidArgument
+  // for a second start, ENOENT when the container was killed first; next() then goes on to kExited.
   Status start(SteadyTime deadline);
 
  private:

@@ -25,7 +25,8 @@ struct ExecEvent {
 };
 
 // What a guest's Failure means here: ENOENT, EACCES (there, but cannot be executed), EEXIST, kInvalidArgument,
-// kContainerFailed (the words are the guest's container runtime's), else kGuestProtocol. Of hostile words only the beginning.
+// kContainerFailed (the words are the guest's container runtime's), else kGuestProtocol. Of hostile words only the
+// beginning.
 Error to_error(const guest::v1::Failure& failure);
 
 // A process in a clone and its streams, straight over the clone's socket: nobody else is involved, so it survives a
@@ -33,8 +34,8 @@ Error to_error(const guest::v1::Failure& failure);
 // output by back-pressure. The process is ended when its session is destroyed before it exited.
 class ProcessSession {
  public:
-  // As much input as fits into the socket's buffer whenever poll(2) says that the socket is writable: such a write does not
-  // block.
+  // As much input as fits into the socket's buffer whenever poll(2) says that the socket is writable: such a write does
+  // not block.
   static constexpr size_t kStdinChunkBytes = 32 * 1024;
   // A deadline that has passed (the clock starts at boot); time_point::min() would overflow in a difference.
   static constexpr SteadyTime kPast{};

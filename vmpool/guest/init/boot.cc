@@ -48,7 +48,8 @@ constexpr const char* kLinks[][2] = {
     {"/proc/self/fd/2", "/dev/stderr"},
 };
 
-// The initial root cannot be left with pivot_root(2), which containers do: it has no parent mount. Bound over itself it has.
+// The initial root cannot be left with pivot_root(2), which containers do: it has no parent mount. Bound over itself it
+// has.
 Status cover_root() {
   constexpr char kPlace[] = "/mnt";
   ::mkdir(kPlace, 0755);

@@ -46,8 +46,7 @@ Result<std::unique_ptr<Container>> Container::create(Surroundings around, v1::Co
   GRANARY_TRY(check_rootfs(request.rootfs()));
   std::unique_ptr<Container> container(new Container(std::move(around), std::move(request)));
   const std::string rootfs = container->around_.paths.bundle(container->id()) + "/rootfs";
-  const OciJson json =
-      GRANARY_TRY(make_container_json(container->request_.spec(), rootfs, "/pod/" + container->id()));
+  const OciJson json = GRANARY_TRY(make_container_json(container->request_.spec(), rootfs, "/pod/" + container->id()));
   container->on_terminal_ = json.terminal;
   container->request_.clear_spec();
   GRANARY_TRY(container->prepare(json.text));
@@ -79,8 +78,8 @@ void Container::create_with_crun() {
   settings.on_terminal = on_terminal_;
   settings.target = id();
   crun_knows_it_ = true;
-  Result<std::unique_ptr<CrunCall>> call = CrunCall::start(
-      around_.reaper, around_.paths, std::move(settings), [this](const Status& status) { on_created(status); });
+  Result<std::unique_ptr<CrunCall>> call = CrunCall::start(around_.reaper, around_.paths, std::move(settings),
+                                                           [this](const Status& status) { on_created(status); });
   if (!call) return fail_creation(call.error());
   call_ = std::move(*call);
 }
@@ -165,7 +164,8 @@ void Container::start(Answer answer) {
 }
 
 v1::Reply Container::kill(int signal, bool all) {
-  if (signal < 1 || signal >= NSIG) return named(v1::Failure::INVALID, "signal " + std::to_string(signal) + " does not exist");
+  if (signal < 1 || signal >= NSIG)
+    return named(v1::Failure::INVALID, "signal " + std::to_string(signal) + " does not exist");
   if (state_ == State::kCreating) return named(v1::Failure::INVALID, "is not created yet");
   if (state_ == State::kEnded) return named(v1::Failure::NOT_FOUND, "has ended");
   if (!all || !cgroup::signal_all(cgroup(), signal)) ::kill(pid_, signal);
@@ -194,8 +194,7 @@ void Container::watch_memory() {
   Result<Fd> events = open_file(cgroup() + "/memory.events", O_RDONLY | O_NONBLOCK);
   if (!events) return;  // a kernel without the controller
   memory_events_ = std::move(*events);
-  const Status watched =
-      memory_watch_.start(memory_events_.get(), EPOLLPRI, [this](uint32_t) { look_at_memory(); });
+  const Status watched = memory_watch_.start(memory_events_.get(), EPOLLPRI, [this](uint32_t) { look_at_memory(); });
   if (!watched) memory_events_.reset();  // looked at when it has ended
 }
 
@@ -231,12 +230,12 @@ void Container::clean_up() {
 void Container::sweep() {
   const std::string bundle = around_.paths.bundle(id());
   const std::string group = cgroup();
-  Result<std::unique_ptr<Errand>> errand =
-      Errand::run(around_.reaper, [&] { return remove_traces(bundle, group); },
-                  [this](const Status& status) {
-                    errand_.reset();
-                    on_swept(status);
-                  });
+  Result<std::unique_ptr<Errand>> errand = Errand::run(
+      around_.reaper, [&] { return remove_traces(bundle, group); },
+      [this](const Status& status) {
+        errand_.reset();
+        on_swept(status);
+      });
   if (!errand) return on_swept(errand.error());
   errand_ = std::move(*errand);
 }

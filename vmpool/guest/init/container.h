@@ -16,8 +16,8 @@ namespace granary::guest {
 
 using Answer = std::function<void(const v1::Reply&)>;  // called once, now or later
 
-// One container, from the request for it until nothing of it is left. Its steps (mounting, crun, cleaning up) run beside the
-// event loop, one at a time. Its streams belong to the conversation that created it.
+// One container, from the request for it until nothing of it is left. Its steps (mounting, crun, cleaning up) run
+// beside the event loop, one at a time. Its streams belong to the conversation that created it.
 class Container {
  public:
   // The conversation that created it. Called from the loop.

@@ -75,7 +75,8 @@ void ContainerServerTest::SetUp() {
   fs::create_directories(bin);
   for (const char* name : {"dev", "proc", "sys", "tmp", "etc"}) fs::create_directories(rootfs() + "/" + name);
   fs::copy_file("/bin/busybox", bin + "/busybox");
-  for (const char* name : {"sh", "cat", "echo", "sleep", "stty", "id", "ls", "hostname", "kill", "seq", "head", "wc", "true"}) {
+  for (const char* name :
+       {"sh", "cat", "echo", "sleep", "stty", "id", "ls", "hostname", "kill", "seq", "head", "wc", "true"}) {
     fs::create_symlink("busybox", bin + "/" + name);
   }
   identify();
@@ -90,8 +91,10 @@ void ContainerServerTest::TearDown() {
 }
 
 nlohmann::json ContainerServerTest::spec(const std::string& script, bool terminal) const {
-  return nlohmann::json::parse(R"({"ociVersion":"1.0.2","root":{"path":"of the host","readonly":true},"hostname":"inside",
-    "process":{"terminal":)" + std::string(terminal ? "true" : "false") + R"(,"user":{"uid":0,"gid":0},"cwd":"/","env":["PATH=/bin"]},
+  return nlohmann::json::parse(
+             R"({"ociVersion":"1.0.2","root":{"path":"of the host","readonly":true},"hostname":"inside",
+    "process":{"terminal":)" +
+             std::string(terminal ? "true" : "false") + R"(,"user":{"uid":0,"gid":0},"cwd":"/","env":["PATH=/bin"]},
     "mounts":[{"destination":"/proc","type":"proc","source":"proc","options":["nosuid","noexec","nodev"]},
               {"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","strictatime","mode=755","size=65536k"]},
               {"destination":"/dev/pts","type":"devpts","source":"devpts","options":["nosuid","noexec","newinstance","ptmxmode=0666","mode=0620","gid=5"]}],
@@ -110,8 +113,11 @@ v1::Request ContainerServerTest::create_request(const std::string& id, const nlo
 
 v1::Request ContainerServerTest::exec_in(const std::string& id, const std::string& script, bool terminal) {
   v1::Request request;
-  const nlohmann::json process = {{"args", {"/bin/sh", "-c", script}}, {"cwd", "/"},      {"env", {"PATH=/bin"}},
-                                  {"user", {{"uid", 0}, {"gid", 0}}},   {"terminal", terminal}};
+  const nlohmann::json process = {{"args", {"/bin/sh", "-c", script}},
+                                  {"cwd", "/"},
+                                  {"env", {"PATH=/bin"}},
+                                  {"user", {{"uid", 0}, {"gid", 0}}},
+                                  {"terminal", terminal}};
   request.mutable_exec()->set_container_id(id);
   request.mutable_exec()->set_process(process.dump());
   return request;

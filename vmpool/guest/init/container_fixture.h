@@ -24,7 +24,9 @@ class ContainerServerTest : public ServerTest {
   [[nodiscard]] static v1::Request exec_in(const std::string& id, const std::string& script, bool terminal = false);
   // A conversation whose container runs.
   Conversation start(const v1::Request& create);
-  Conversation start(const std::string& id, const std::string& script) { return start(create_request(id, spec(script))); }
+  Conversation start(const std::string& id, const std::string& script) {
+    return start(create_request(id, spec(script)));
+  }
   v1::Reply ask(const v1::Request& request) { return connect().ask(request); }
   v1::Reply remove(const std::string& id, bool force = false);
   v1::Reply kill(const std::string& id, int signal, bool all = false);

@@ -51,7 +51,8 @@ Result<bool> check_process(const Json& process, const std::string& name) {
 
 Status check_container_id(std::string_view id) {
   const bool good = std::all_of(id.begin(), id.end(), [](unsigned char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' ||
+           c == '-';
   });
   if (good && !id.empty() && id.size() <= kMostIdBytes && id != "." && id != "..") return ok();
   return invalid("container id \"" + std::string(id.substr(0, kMostIdBytes)) +

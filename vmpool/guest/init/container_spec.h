@@ -6,8 +6,8 @@
 
 #include "vmpool/base/result.h"
 
-// OCI runtime-spec JSON on its way to crun: bounded in depth, and with what only the guest knows filled in. All else stays as
-// the host gave it; crun judges it. Errors: kInvalidArgument, naming the field.
+// OCI runtime-spec JSON on its way to crun: bounded in depth, and with what only the guest knows filled in. All else
+// stays as the host gave it; crun judges it. Errors: kInvalidArgument, naming the field.
 namespace granary::guest {
 
 // [a-zA-Z0-9_.-], 1 to 128 bytes, not "." or "..": it becomes the name of folders.

@@ -23,7 +23,8 @@ class ContainerTest : public ContainerServerTest {
 };
 
 TEST_F(ContainerTest, RunsToItsEndAndIsDeleted) {
-  Conversation conversation = start("one", "echo out; echo err >&2; hostname; cd /tmp && echo x >f || echo read-only; exit 7");
+  Conversation conversation =
+      start("one", "echo out; echo err >&2; hostname; cd /tmp && echo x >f || echo read-only; exit 7");
   const Conversation::Outcome outcome = conversation.finish();
   EXPECT_EQ(outcome.out, "out\ninside\nread-only\n");
   EXPECT_THAT(outcome.err, HasSubstr("err\n"));
@@ -52,7 +53,8 @@ TEST_F(ContainerTest, AMegabyteOfOutputIsWhole) {
 }
 
 TEST_F(ContainerTest, ATerminalIsTheControllingOneOfTheGivenSize) {
-  v1::Request create = create_request("tty", spec("test -t 0 && test -t 2 && echo all; stty size; read x; stty size; exit 4", true));
+  v1::Request create =
+      create_request("tty", spec("test -t 0 && test -t 2 && echo all; stty size; read x; stty size; exit 4", true));
   create.mutable_container_create()->mutable_window_size()->set_rows(33);
   create.mutable_container_create()->mutable_window_size()->set_columns(77);
   Conversation conversation = start(create);

@@ -53,8 +53,7 @@ Result<std::unique_ptr<Task>> Containers::exec(const v1::Exec& request, Task::Ow
   if (!container->running()) {
     return Error(Errc::kInvalidArgument, "exec: container " + request.container_id() + " does not run");
   }
-  return std::unique_ptr<Task>(
-      GRANARY_TRY(ContainerExec::start(loop_, reaper_, paths_, request, std::move(owner))));
+  return std::unique_ptr<Task>(GRANARY_TRY(ContainerExec::start(loop_, reaper_, paths_, request, std::move(owner))));
 }
 
 void Containers::handle(const v1::Request& request, const Answer& answer) {

@@ -13,8 +13,8 @@
 
 namespace granary::guest {
 
-// One run of the OCI runtime (crun(1)), awaited without blocking. What it leaves behind (the first process of a container, an
-// exec'ed one) is orphaned to this process: adopt_process() takes it.
+// One run of the OCI runtime (crun(1)), awaited without blocking. What it leaves behind (the first process of a
+// container, an exec'ed one) is orphaned to this process: adopt_process() takes it.
 class CrunCall {
  public:
   struct Settings {
@@ -27,8 +27,8 @@ class CrunCall {
     std::string target;   // the last argument: the container
   };
 
-  // `done` is called once, from the loop, and may destroy the CrunCall: ok, or kContainerFailed with crun's own words, at
-  // most 512 bytes. A call that is destroyed before its end is killed.
+  // `done` is called once, from the loop, and may destroy the CrunCall: ok, or kContainerFailed with crun's own words,
+  // at most 512 bytes. A call that is destroyed before its end is killed.
   static Result<std::unique_ptr<CrunCall>> start(Reaper& reaper, const ContainerPaths& paths, Settings settings,
                                                  std::function<void(Status)> done);
   ~CrunCall();

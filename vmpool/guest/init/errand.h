@@ -8,12 +8,12 @@
 
 namespace granary::guest {
 
-// Work that may block (mounting, flushing a file system, reclaiming memory), done in a forked child so that the event loop
-// goes on.
+// Work that may block (mounting, flushing a file system, reclaiming memory), done in a forked child so that the event
+// loop goes on.
 class Errand {
  public:
-  // `work` runs in the child, without any descriptor of this process; `done` gets what it returned, from the loop and once,
-  // unless the Errand is gone by then: the child then goes on to its end. It may destroy the Errand.
+  // `work` runs in the child, without any descriptor of this process; `done` gets what it returned, from the loop and
+  // once, unless the Errand is gone by then: the child then goes on to its end. It may destroy the Errand.
   static Result<std::unique_ptr<Errand>> run(Reaper& reaper, const std::function<Status()>& work,
                                              std::function<void(Status)> done);
   ~Errand();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands in for crun in tests of what the real one cannot be made to do here: it fails as told and writes the cgroup files of
-// a kernel with all controllers. Its containers are plain processes that run process.args of their configuration.
+// Stands in for crun in tests of what the real one cannot be made to do here: it fails as told and writes the cgroup
+// files of a kernel with all controllers. Its containers are plain processes that run process.args of their
+// configuration.
 //   fake-crun [--root DIR] … create|start|exec|delete … NAME
 // Words in the file "behaviour" beside --root: fail-COMMAND, hang-create, silent, no-pid, wordy, dirty-delete.
 #include <fcntl.h>
@@ -81,7 +82,8 @@ int create(const Call& call, const fs::path& state, const std::string& behaviour
   }
   const int pid = leave(call, config.at("process"), state / "gate", behaviour.find("no-pid") == std::string::npos);
   std::ofstream(group + "/cgroup.procs") << pid << "\n";
-  for (const char* file : {"memory.max", "cpu.max", "cpu.weight", "pids.max"}) std::ofstream(group + "/" + file) << "max\n";
+  for (const char* file : {"memory.max", "cpu.max", "cpu.weight", "pids.max"})
+    std::ofstream(group + "/" + file) << "max\n";
   std::ofstream(group + "/memory.events") << "low 0\noom 0\noom_kill 0\n";
   return 0;
 }

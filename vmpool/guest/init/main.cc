@@ -77,7 +77,11 @@ Status serve_test_socket(const std::string& path) {
   const std::unique_ptr<EventLoop> loop = GRANARY_TRY(EventLoop::create());
   ::signal(SIGPIPE, SIG_IGN);
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
-  const std::unique_ptr<Server> server = GRANARY_TRY(Server::create(*loop, system, GRANARY_TRY(listen_unix(path))));
+  ContainerPaths containers;
+  containers.run = path + ".run";
+  containers.crun = "/usr/bin/crun";
+  const std::unique_ptr<Server> server =
+      GRANARY_TRY(Server::create(*loop, system, GRANARY_TRY(listen_unix(path)), std::move(containers)));
   return loop->run();
 }
 
@@ -89,7 +93,7 @@ int run(int argc, char** argv) {
         stderr,
         "granary-init is PID 1 of a Granary guest.\n"
         "usage elsewhere: granary-init --test-socket PATH   serve the guest protocol on a unix socket, with an\n"
-        "                 identity that changes nothing on this machine\n");
+        "                 identity that changes nothing on this machine; containers are real, below PATH.run\n");
     return 2;
   }
   set_log_prefix("granary-init");

@@ -11,8 +11,8 @@
 
 namespace granary::guest {
 
-// This end of a process's standard streams on the event loop. Never holds more than one message of input, nor reads output
-// that its owner cannot pass on.
+// This end of a process's standard streams on the event loop. Never holds more than one message of input, nor reads
+// output that its owner cannot pass on.
 class ProcessStreams {
  public:
   // Called from the event loop, or from inside process_ended(); never after the ProcessStreams are gone.

@@ -28,8 +28,9 @@ class Reaper {
 
   // Calls `callback` once when `pid`, a child just forked, ends.
   void watch(pid_t pid, Callback callback);
-  // The same for a process that became a child when its parent ended, also if it has been reaped since: while an OrphanWatch
-  // exists endings of unknown processes are remembered. False if it is no child of this process, nor was one since then.
+  // The same for a process that became a child when its parent ended, also if it has been reaped since: while an
+  // OrphanWatch exists endings of unknown processes are remembered. False if it is no child of this process, nor was
+  // one since then.
   bool adopt(pid_t pid, Callback callback);
   // The child's owner is gone: no callback. SIGHUP now to the child and its process group, SIGKILL to its whole session
   // after kHangupGrace, or as soon as the child has ended. Does nothing for a child that was reaped already.
@@ -54,7 +55,7 @@ class Reaper {
  private:
   struct Child {
     Callback callback;
-    EventLoop::Token kill_timer = 0;  // 0: not condemned
+    EventLoop::Token kill_timer = 0;              // 0: not condemned
     std::optional<Ending> reaped = std::nullopt;  // already, and to be told
   };
   Reaper(EventLoop& loop, Fd signals) : loop_(loop), signals_(std::move(signals)) {}

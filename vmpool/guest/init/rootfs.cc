@@ -23,11 +23,11 @@ struct Flag {
   unsigned long flag;
 };
 // mount(8)'s names for flags; every other option is the file system's.
-constexpr Flag kFlags[] = {{"ro", MS_RDONLY},         {"nosuid", MS_NOSUID},           {"nodev", MS_NODEV},
-                           {"noexec", MS_NOEXEC},     {"noatime", MS_NOATIME},         {"nodiratime", MS_NODIRATIME},
-                           {"relatime", MS_RELATIME}, {"strictatime", MS_STRICTATIME}, {"sync", MS_SYNCHRONOUS},
-                           {"dirsync", MS_DIRSYNC},   {"lazytime", MS_LAZYTIME},       {"rw", 0},
-                           {"defaults", 0}};
+constexpr Flag kFlags[] = {
+    {"ro", MS_RDONLY},        {"nosuid", MS_NOSUID},         {"nodev", MS_NODEV},       {"noexec", MS_NOEXEC},
+    {"noatime", MS_NOATIME},  {"nodiratime", MS_NODIRATIME}, {"relatime", MS_RELATIME}, {"strictatime", MS_STRICTATIME},
+    {"sync", MS_SYNCHRONOUS}, {"dirsync", MS_DIRSYNC},       {"lazytime", MS_LAZYTIME}, {"rw", 0},
+    {"defaults", 0}};
 
 std::string line_of(const std::string& file) {
   Result<std::string> text = read_file(file);
@@ -63,8 +63,8 @@ Status mount_disk(const v1::BlockRootfs& block, const std::string& target, const
   unsigned long flags = 0;
   std::string data;
   for (const std::string& option : block.options()) {
-    const auto* known = std::find_if(std::begin(kFlags), std::end(kFlags),
-                                     [&option](const Flag& flag) { return option == flag.name; });
+    const auto* known =
+        std::find_if(std::begin(kFlags), std::end(kFlags), [&option](const Flag& flag) { return option == flag.name; });
     if (known != std::end(kFlags)) {
       flags |= known->flag;
     } else {

@@ -52,7 +52,8 @@ Server::Server(EventLoop& loop, System& system, Fd listener, std::unique_ptr<Rea
 Result<std::unique_ptr<Server>> Server::create(EventLoop& loop, System& system, Fd listener,
                                                ContainerPaths container_paths) {
   std::unique_ptr<Reaper> reaper = GRANARY_TRY(Reaper::create(loop));
-  std::unique_ptr<Server> server(new Server(loop, system, std::move(listener), std::move(reaper), std::move(container_paths)));
+  std::unique_ptr<Server> server(
+      new Server(loop, system, std::move(listener), std::move(reaper), std::move(container_paths)));
   GRANARY_TRY(server->watch_listener());
   return server;
 }
@@ -70,8 +71,8 @@ void Server::accept_one() {
     return;
   }
   const uint64_t id = next_session_++;
-  Result<std::unique_ptr<Session>> session =
-      Session::create(Guest{loop_, *reaper_, system_, identity_, clock_, containers_}, std::move(connection), [this, id] {
+  Result<std::unique_ptr<Session>> session = Session::create(
+      Guest{loop_, *reaper_, system_, identity_, clock_, containers_}, std::move(connection), [this, id] {
         loop_.post([this, id] {
           sessions_.erase(id);
           if (const Status s = watch_listener(); !s) {

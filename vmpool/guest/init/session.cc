@@ -110,7 +110,8 @@ void Session::handle_task(v1::Request& request) {
     return reply(failure(v1::Failure::IDENTITY, what + " before the clone has its identity: send Identity first"));
   }
   if (task_) {
-    return reply(failure(v1::Failure::INVALID, "a second exec or container in one conversation: open another connection"));
+    return reply(
+        failure(v1::Failure::INVALID, "a second exec or container in one conversation: open another connection"));
   }
   if (const Status begun = begin_task(request); !begun) reply(failure(begun.error()));
 }
@@ -130,8 +131,8 @@ Status Session::begin_task(v1::Request& request) {
   } else if (!request.exec().container_id().empty()) {
     task_ = GRANARY_TRY(guest_.containers.exec(request.exec(), std::move(owner)));
   } else {
-    task_ = GRANARY_TRY(
-        Command::start(guest_.loop, guest_.reaper, std::move(*request.mutable_exec()), std::move(owner)));
+    task_ =
+        GRANARY_TRY(Command::start(guest_.loop, guest_.reaper, std::move(*request.mutable_exec()), std::move(owner)));
   }
   return ok();
 }

@@ -58,8 +58,8 @@ class Session {
   std::string outbox_;
   size_t outbox_sent_ = 0;
   std::unique_ptr<Task> task_;
-  ContainerTask* container_ = nullptr;  // the task, if it is a container's
-  bool waiting_ = false;                // for an answer about pod or containers
+  ContainerTask* container_ = nullptr;                                 // the task, if it is a container's
+  bool waiting_ = false;                                               // for an answer about pod or containers
   std::shared_ptr<Session*> self_ = std::make_shared<Session*>(this);  // null once it is gone
   bool broken_ = false;    // the peer's stream is out of step: nothing more is read
   bool said_all_ = false;  // the exec's last message went out, and after it the end of our stream

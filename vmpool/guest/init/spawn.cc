@@ -98,7 +98,8 @@ Status open_pipes(const v1::Exec& request, Streams& ours, ChildSide& child) {
 }
 
 void default_signals() {
-  // The system call, because glibc refuses its two own signals (32 and 33), which posix_spawn leaves ignored in its children.
+  // The system call, because glibc refuses its two own signals (32 and 33), which posix_spawn leaves ignored in its
+  // children.
   constexpr unsigned long kWords[4] = {};  // struct kernel_sigaction: SIG_DFL, no flags, no restorer, empty mask
   for (int number = 1; number < NSIG; ++number) ::syscall(SYS_rt_sigaction, number, kWords, nullptr, sizeof(uint64_t));
   sigset_t none;

@@ -11,8 +11,8 @@
 
 namespace granary::guest {
 
-// A process whose streams a conversation carries, to Exited as its last message. Owned by its conversation; if that drops it
-// before the process ended, the process is killed.
+// A process whose streams a conversation carries, to Exited as its last message. Owned by its conversation; if that
+// drops it before the process ended, the process is killed.
 class Task {
  public:
   // Called from the event loop, never from inside the call that made the Task, and never after it is gone.
