@@ -141,7 +141,7 @@ void space() {
   MUST(::statvfs(".", &fs) == 0 && fs.f_blocks > 0 && fs.f_namemax == 255);
   MUST(::fsync(file) == 0 && ::fdatasync(copy) == 0);
   const int folder = ::open(".", O_RDONLY | O_DIRECTORY);
-  MUST(::fsync(folder) == 0);
+  MUST(folder >= 0 && ::fsync(folder) == 0);
   MUST(::unlink("h") == 0 && ::unlink("c") == 0);
 }
 

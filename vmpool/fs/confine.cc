@@ -41,7 +41,7 @@ constexpr int kCalls[] = {
     // memory, time, the end
     SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(brk), SCMP_SYS(madvise), SCMP_SYS(futex), SCMP_SYS(clock_gettime),
     SCMP_SYS(getrandom), SCMP_SYS(restart_syscall), SCMP_SYS(rt_sigreturn), SCMP_SYS(exit_group)};
-constexpr int kFcntlCommands[] = {F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, F_OFD_GETLK, F_OFD_SETLK};
+constexpr int kFcntlCommands[] = {F_DUPFD_CLOEXEC, F_SETFD, F_GETFL, F_SETFL, F_OFD_GETLK, F_OFD_SETLK};
 
 int add_rules(scmp_filter_ctx filter) {
   int failed = 0;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmpool/fs/export_client.h"
 
+#include <fcntl.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -40,6 +42,24 @@ bool is_export_name(std::string_view name) {
                      [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'; });
 }
 
+Result<Fd> confined_mount(int fd, bool read_only) {
+  Fd mount(::open_tree(fd, "", AT_EMPTY_PATH | AT_RECURSIVE | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+  if (!mount.valid()) {
+    if (errno != EPERM && errno != EINVAL) return Error::last_os_error("clone the mount of an export");
+    mount = Fd(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    if (!mount.valid()) return Error::last_os_error("duplicate an export");
+    return mount;
+  }
+  mount_attr attributes{};
+  attributes.attr_set = MOUNT_ATTR_NODEV | (read_only ? uint64_t{MOUNT_ATTR_RDONLY} : 0);
+  // Older than Linux 5.12: the file server's own checks stand alone.
+  if (::mount_setattr(mount.get(), "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof(attributes)) != 0 &&
+      errno != ENOSYS) {
+    return Error::last_os_error("restrict the mount of an export");
+  }
+  return mount;
+}
+
 Result<ExportClient> ExportClient::connect(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -61,8 +81,10 @@ Status ExportClient::add(std::string_view name, int fd, bool read_only) {
   control::AddExport body{};
   control::set_text(body.name, name);
   body.read_only = read_only ? 1 : 0;
+  const Fd mount = GRANARY_TRY(confined_mount(fd, read_only));
+  const int fds[] = {mount.get()};
   const uint32_t request = next_request_++;
-  GRANARY_TRY(control::send(socket_.get(), control::Type::kAddExport, request, body, std::span(&fd, 1)));
+  GRANARY_TRY(control::send(socket_.get(), control::Type::kAddExport, request, body, fds));
   const control::Message answer = GRANARY_TRY(receive_answer(request));
   (void)GRANARY_TRY(answer.as_answer<control::Empty>(control::Type::kDone));
   return ok();

@@ -4,7 +4,9 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <filesystem>
 #include <thread>
 
 namespace granary::fs {
@@ -65,6 +67,27 @@ TEST_F(Asked, AddSendsNameFlagAndDescriptor) {
   ASSERT_EQ(::fstat(folder.get(), &here), 0);
   ASSERT_EQ(::fstat(asked.fds[0].get(), &there), 0);
   EXPECT_EQ(here.st_ino, there.st_ino);
+}
+
+TEST(ConfinedMount, HasNoWayUpAndIsAsReadOnlyAsAsked) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root: it clones a mount";
+  std::string name = (std::filesystem::temp_directory_path() / "granary-export-XXXXXX").string();
+  ASSERT_NE(::mkdtemp(name.data()), nullptr);
+  const Fd folder = *open_file(name, O_PATH);
+  for (const bool read_only : {false, true}) {
+    const Result<Fd> mount = confined_mount(folder.get(), read_only);
+    ASSERT_TRUE(mount) << mount.error().message();
+    const Fd up(::openat(mount->get(), "../..", O_PATH | O_CLOEXEC));
+    struct stat own {
+    }, above{};
+    ASSERT_EQ(::fstat(folder.get(), &own), 0);
+    ASSERT_EQ(::fstat(up.get(), &above), 0);
+    EXPECT_EQ(own.st_ino, above.st_ino);
+    const Fd made(::openat(mount->get(), "file", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    EXPECT_EQ(made.valid() ? 0 : errno, read_only ? EROFS : 0);
+  }
+  std::filesystem::remove_all(name);
+  EXPECT_FALSE(confined_mount(-1, false));
 }
 
 TEST_F(Asked, ErrorsOfTheServerArePassedOn) {

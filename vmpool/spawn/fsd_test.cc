@@ -99,6 +99,12 @@ TEST_F(FsdTest, ServesAndExportsInItsJail) {
   ASSERT_EQ(::stat((folder / "share" / "f").c_str(), &st), 0);
   EXPECT_EQ(st.st_uid, 4711U);
   EXPECT_EQ(st.st_mode & 07777, 0640U);
+  ASSERT_EQ(request(fsd, FUSE_OPENDIR, node, bytes_of(fuse_open_in{})), 0);
+  fuse_read_in list{};
+  std::memcpy(&list.fh, reply.data(), sizeof(list.fh));
+  list.size = 4096;
+  EXPECT_EQ(request(fsd, FUSE_READDIRPLUS, node, bytes_of(list)), 0);
+  EXPECT_NE(reply.find("f"), std::string::npos);
   fuse_setattr_in owner{};
   owner.valid = FATTR_UID | FATTR_MODE | FATTR_SIZE | FATTR_MTIME_NOW;
   owner.uid = 42;
