@@ -194,7 +194,7 @@ void locks() {
 }
 
 void directories() {
-  constexpr int kCount = 1000;
+  constexpr int kCount = 300;
   MUST(::mkdir("big", 0755) == 0 && ::chdir("big") == 0);
   for (int i = 0; i < kCount; ++i) MUST(::close(make(std::to_string(i).c_str())) == 0);
   DIR* directory = ::opendir(".");

@@ -193,10 +193,11 @@ Result<bool> VmTable::kill(VmId vm) {
 }
 
 void VmTable::kill_all() {
-  for (const auto& [id, entry] : live_) kill_processes(entry);
+  for (auto& [id, entry] : live_) kill_processes(entry);
 }
 
-void VmTable::kill_processes(const Entry& entry) {
+void VmTable::kill_processes(Entry& entry) {
+  entry.killed = true;
   signal_kill(entry.vm.pidfd);
   if (entry.fsd) signal_kill(entry.fsd->pidfd);
 }
@@ -240,6 +241,7 @@ void VmTable::reap_fsd(VmId id) {
     log_line(LogLevel::kError, "%s", gone.error().message().c_str());
   }
   if (found->second.record) return end(id, control::VmRecord(*found->second.record));
+  if (found->second.killed) return;
   log_line(LogLevel::kWarn, "the file server of vm=%llu ended first, wait status %d",
            static_cast<unsigned long long>(id.value), wait_status);
 }

@@ -85,6 +85,7 @@ class VmTable {
     Vm vm;
     EventLoop::Token watch = 0;
     std::optional<Fsd> fsd = {};
+    bool killed = false;
     std::optional<control::VmRecord> record = {};  // the VMM is reaped, its file server not yet
   };
 
@@ -95,7 +96,7 @@ class VmTable {
   Status watch_fsd(VmId id, NewFsd& made);
   void reap_fsd(VmId id);
   void end(VmId id, const control::VmRecord& record);
-  static void kill_processes(const Entry& entry);
+  static void kill_processes(Entry& entry);
   void remember(const control::VmRecord& record);
 
   EventLoop& loop_;
