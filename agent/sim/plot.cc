@@ -73,7 +73,7 @@ class Panel {
   }
   [[nodiscard]] std::string dot(const char* css, double px, double py, const std::string& name) const {
     return std::string("<circle class=\"") + css + "\" cx=\"" + at(x(px)) + "\" cy=\"" + at(y(py)) + "\" r=\"5\"/>\n" +
-           label(x(px) + 9, y(py) - 7, name, "start");
+           label(x(px) + 9, y(py) + 15, name, "start");
   }
 
  private:
@@ -82,22 +82,29 @@ class Panel {
 };
 
 std::string trade_off(const Comparison& comparison) {
-  const auto share = [&](const Outcome& o) { return 100 * (1 - o.hit_rate()); };
-  const double total = std::max<double>(static_cast<double>(comparison.adaptive.acquires), 1);
-  const double least = std::max(100 / total, 1e-3);
-  const double most_idle = std::max({comparison.adaptive.mean_idle(), comparison.autoscaler.mean_idle(), 4.0}) * 1.5;
+  const auto share = [](const Outcome& o) { return 100 * (1 - o.hit_rate()); };
+  const auto best = static_cast<double>(judge(comparison).best_fixed.value_or(0));
+  const double idle = std::max({comparison.adaptive.mean_idle(), comparison.autoscaler.mean_idle(), best + 1});
+  const double most_idle = std::ceil(idle * 1.1 / 4) * 4;
   std::vector<std::pair<double, double>> curve;
+  double least = share(comparison.adaptive);
   for (const Outcome& outcome : comparison.fixed) {
-    if (outcome.mean_idle() <= most_idle) curve.emplace_back(outcome.mean_idle(), share(outcome));
+    if (outcome.mean_idle() > most_idle) continue;
+    curve.emplace_back(outcome.mean_idle(), share(outcome));
+    if (outcome.misses() > 0) least = std::min(least, share(outcome));
   }
-  const Panel panel(kTop, most_idle, least, 100, true);
+  // Whole powers of ten; what misses nothing stands on the axis.
+  const double floor = std::pow(10, 2 * std::floor(std::log10(std::clamp(least, 1e-3, 50.0)) / 2));
+  const Panel panel(kTop, most_idle, std::min(floor, 1.0), 100, true);
   std::string text =
       panel.axes("idle clones, mean", "misses, % of acquires (logarithmic)") + panel.line("fixed", curve);
-  for (const auto& [idle, misses] : curve) {
-    text +=
-        "<circle class=\"fixed-dot\" cx=\"" + at(panel.x(idle)) + "\" cy=\"" + at(panel.y(misses)) + "\" r=\"2\"/>\n";
+  for (const auto& [x, y] : curve) {
+    text += "<circle class=\"fixed-dot\" cx=\"" + at(panel.x(x)) + "\" cy=\"" + at(panel.y(y)) + "\" r=\"2\"/>\n";
   }
-  if (!curve.empty()) text += label(panel.x(curve[0].first) + 8, panel.y(curve[0].second) + 12, "fixed sizes", "start");
+  if (!curve.empty()) {
+    const auto& [x, y] = curve[curve.size() * 2 / 3];
+    text += label(panel.x(x) + 6, panel.y(y) - 6, "fixed sizes", "start");
+  }
   return text + panel.dot("autoscaler", comparison.autoscaler.mean_idle(), share(comparison.autoscaler), "autoscaler") +
          panel.dot("adaptive", comparison.adaptive.mean_idle(), share(comparison.adaptive), "adaptive");
 }
