@@ -126,7 +126,7 @@ TEST(ReportTest, TableJsonAndPlotSayTheSame) {
 TEST(ReportTest, EqualMemoryLiesBetweenTwoSizes) {
   Comparison comparison;
   comparison.limits.size = 2;
-  for (const uint64_t hits : {0, 60, 100}) {
+  for (const uint64_t hits : {0U, 60U, 100U}) {
     comparison.fixed.push_back({.acquires = 100,
                                 .hits = hits,
                                 .clone_seconds = 10.0 * static_cast<double>(comparison.fixed.size()),
