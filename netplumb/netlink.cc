@@ -86,6 +86,28 @@ Status Netlink::ask(std::span<const Request> requests, std::span<const std::stri
   return failed ? Status(*failed) : ok();
 }
 
+Status Netlink::get(const Request& request, const std::string& what, const std::function<void(const nlmsghdr*)>& each) {
+  nlmsghdr* const header = request.header();
+  if (!request.fits()) return Error::from_errno(EMSGSIZE, what);
+  header->nlmsg_seq = ::nl_socket_use_seq(socket_.get());
+  if (::send(::nl_socket_get_fd(socket_.get()), header, header->nlmsg_len, 0) < 0) {
+    return Error::last_os_error(what + ": netlink: send");
+  }
+  alignas(nlmsghdr) std::array<char, 16 * 1024> buffer;
+  while (true) {
+    int rest = static_cast<int>(GRANARY_TRY(receive(socket_.get(), buffer)));
+    for (auto* answer = reinterpret_cast<nlmsghdr*>(buffer.data()); ::nlmsg_ok(answer, rest) != 0;
+         answer = ::nlmsg_next(answer, &rest)) {
+      if (answer->nlmsg_seq != header->nlmsg_seq) continue;
+      if (answer->nlmsg_type != NLMSG_ERROR) {
+        each(answer);
+        return ok();
+      }
+      return Error::from_errno(-static_cast<const nlmsgerr*>(::nlmsg_data(answer))->error, what + words_of(answer));
+    }
+  }
+}
+
 Status Netlink::dump(const Request& request, const std::string& what, const std::function<void()>& restart,
                      const std::function<void(const nlmsghdr*)>& each) {
   static thread_local std::vector<char> buffer(kReceiveBytes);

@@ -91,6 +91,8 @@ class Netlink {
   // Sends the requests in one go and waits for every acknowledgement. The first that the kernel refused is the error:
   // its errno, `whats` of it, and the kernel's own words where it has some. Those after it were tried all the same.
   Status ask(std::span<const Request> requests, std::span<const std::string> whats);
+  // Hands the one object that a request asks for to `each`.
+  Status get(const Request& request, const std::string& what, const std::function<void(const nlmsghdr*)>& each);
   // Hands every object of a dump to `each`, from the start again (after `restart`) when it changed meanwhile.
   Status dump(const Request& request, const std::string& what, const std::function<void()>& restart,
               const std::function<void(const nlmsghdr*)>& each);

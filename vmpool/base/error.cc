@@ -45,6 +45,7 @@ class Category final : public std::error_category {
       case Errc::kNotSupported: return "not supported";
       case Errc::kInvalidArgument: return "invalid argument";
       case Errc::kContainerFailed: return "the container runtime failed";
+      case Errc::kAddressesExhausted: return "no free address";
     }
     return "unknown error " + std::to_string(value);
   }

@@ -47,6 +47,7 @@ enum class Errc {
   kNotSupported,
   kInvalidArgument,
   kContainerFailed,        // the guest's container runtime could not do it (context: its own words)
+  kAddressesExhausted,     // every address of the guests' network is taken
 };
 
 const std::error_category& granary_category() noexcept;
