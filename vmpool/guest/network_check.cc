@@ -16,6 +16,7 @@ constexpr uint32_t kMinMtu = 68;  // RFC 791
 constexpr uint32_t kMaxMtu = 65535;
 constexpr int kMaxNextHops = 64;  // their attribute's length has 16 bits
 constexpr uint32_t kMaxWeight = 256;
+constexpr int kMaxNameservers = 3;  // resolv.conf(5)
 
 // One item of a network, for its errors: "route 3".
 class Item {
@@ -142,7 +143,15 @@ Status check_network(const v1::Network& network) {
   GRANARY_TRY(check_all("address", network.addresses(), links));
   GRANARY_TRY(check_all("neighbour", network.neighbours(), links));
   GRANARY_TRY(check_all("route", network.routes(), links));
-  return check_all("rule", network.rules());
+  GRANARY_TRY(check_all("rule", network.rules()));
+  if (network.nameservers_size() > kMaxNameservers) {
+    return Error(Errc::kInvalidArgument, "network: " + std::to_string(network.nameservers_size()) +
+                                             " nameservers, at most " + std::to_string(kMaxNameservers));
+  }
+  for (int i = 0; i < network.nameservers_size(); ++i) {
+    GRANARY_TRY(Item("nameserver", i).address("address", network.nameservers(i)));
+  }
+  return ok();
 }
 
 }  // namespace granary::guest

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "vmpool/guest/init/network.h"
 #include "vmpool/guest/init/system.h"
 
 namespace granary::guest {
@@ -41,7 +42,8 @@ Status DrySystem::set_mac_addresses(const MacAddress& first) {
 Status DrySystem::loopback_up() { return record("loopback", {}); }
 
 Status DrySystem::configure_network(const v1::Network& network) {
-  return record("network", std::to_string(network.links_size()) + " links");
+  return record("network", std::to_string(network.links_size()) + " links" +
+                               (network.nameservers().empty() ? "" : ", " + resolv_conf(network)));
 }
 
 Result<std::string> DrySystem::boot_id() {

@@ -101,7 +101,9 @@ Status GuestSystem::loopback_up() {
 }
 
 Status GuestSystem::configure_network(const v1::Network& network) {
-  return apply_network(network, GRANARY_TRY(find_cards()));
+  GRANARY_TRY(apply_network(network, GRANARY_TRY(find_cards())));
+  const std::string resolvers = resolv_conf(network);
+  return resolvers.empty() ? ok() : write_file("/etc/resolv.conf", resolvers);
 }
 
 Result<std::string> GuestSystem::boot_id() {

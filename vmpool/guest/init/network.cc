@@ -274,6 +274,12 @@ Result<std::vector<NetlinkMessage>> network_requests(const v1::Network& network,
   return Requests(network, cards).build();
 }
 
+std::string resolv_conf(const v1::Network& network) {
+  std::string text;
+  for (const std::string& address : network.nameservers()) text += "nameserver " + text_of(address) + "\n";
+  return text;
+}
+
 Status apply_network(const v1::Network& network, std::span<const Card> cards) {
   std::vector<NetlinkMessage> requests = GRANARY_TRY(network_requests(network, cards));
   Rtnetlink kernel = GRANARY_TRY(Rtnetlink::open());

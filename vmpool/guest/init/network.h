@@ -29,6 +29,9 @@ Result<std::vector<Card>> find_ethernet_links();
 // knows that they are free. kInvalidArgument: more links than cards.
 Result<std::vector<NetlinkMessage>> network_requests(const v1::Network& network, std::span<const Card> cards);
 
+// resolv.conf(5) with the network's nameservers; empty where it has none.
+std::string resolv_conf(const v1::Network& network);
+
 // Makes them. What is there already, of an attempt before, is made anew. Stops at the first that fails, with its name.
 Status apply_network(const v1::Network& network, std::span<const Card> cards);
 

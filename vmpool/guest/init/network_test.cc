@@ -159,6 +159,15 @@ TEST_F(NetworkRequests, MoreLinksThanCardsAreRefused) {
   EXPECT_THAT(built.error().message(), HasSubstr("3 links, but this guest has 2 cards"));
 }
 
+TEST_F(NetworkRequests, NameserversAreAResolvConf) {
+  v1::Network network = sample_network();
+  EXPECT_EQ(resolv_conf(network), "");
+  network.add_nameservers(ip("10.0.0.2"));
+  network.add_nameservers(ip("fd07::53"));
+  EXPECT_TRUE(check_network(network));
+  EXPECT_EQ(resolv_conf(network), "nameserver 10.0.0.2\nnameserver fd07::53\n");
+}
+
 struct Bad {
   const char* says;
   void (*spoil)(v1::Network&);
@@ -209,7 +218,12 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"route 0: type 300", [](N& n) { n.mutable_routes(0)->set_type(300); }},
         Bad{"rule 0: from of 16 bytes", [](N& n) { n.mutable_rules(0)->mutable_from()->set_address(ip("::1")); }},
         Bad{"rule 0: name \"a b\"", [](N& n) { n.mutable_rules(0)->set_input_link("a b"); }},
-        Bad{"rule 0: action 256", [](N& n) { n.mutable_rules(0)->set_action(256); }}));
+        Bad{"rule 0: action 256", [](N& n) { n.mutable_rules(0)->set_action(256); }},
+        Bad{"nameserver 0: address of 3 bytes", [](N& n) { n.add_nameservers("123"); }},
+        Bad{"4 nameservers, at most 3",
+            [](N& n) {
+              for (int i = 0; i < 4; ++i) n.add_nameservers("1234");
+            }}));
 
 }  // namespace
 }  // namespace granary::guest
