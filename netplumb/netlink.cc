@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 
@@ -12,6 +13,7 @@ namespace granary::netplumb {
 namespace {
 
 constexpr int kDumpTries = 8;
+constexpr size_t kMostAtOnce = 16;  // the answers to more may not fit into a socket's buffer: ENOBUFS
 constexpr int kReceiveBytes = 256 * 1024;
 constexpr timeval kAnswerLimit{.tv_sec = 10, .tv_usec = 0};
 
@@ -52,6 +54,16 @@ Result<Netlink> Netlink::open() {
 }
 
 Status Netlink::ask(std::span<const Request> requests, std::span<const std::string> whats) {
+  Status first = ok();
+  for (size_t at = 0; at < requests.size(); at += kMostAtOnce) {
+    const size_t count = std::min(kMostAtOnce, requests.size() - at);
+    Status done = ask_some(requests.subspan(at, count), whats.subspan(at, count));
+    if (first && !done) first = std::move(done);
+  }
+  return first;
+}
+
+Status Netlink::ask_some(std::span<const Request> requests, std::span<const std::string> whats) {
   std::vector<iovec> parts;
   const uint32_t first = ::nl_socket_use_seq(socket_.get());
   // At once: an answer that comes after this call has failed must not pass for one to the next.

@@ -88,7 +88,7 @@ class Netlink {
  public:
   static Result<Netlink> open();
 
-  // Sends the requests in one go and waits for every acknowledgement. The first that the kernel refused is the error:
+  // Sends the requests, many in one go, and waits for every acknowledgement. The first that the kernel refused is the error:
   // its errno, `whats` of it, and the kernel's own words where it has some. Those after it were tried all the same.
   Status ask(std::span<const Request> requests, std::span<const std::string> whats);
   // Hands the one object that a request asks for to `each`.
@@ -98,6 +98,7 @@ class Netlink {
               const std::function<void(const nlmsghdr*)>& each);
 
  private:
+  Status ask_some(std::span<const Request> requests, std::span<const std::string> whats);
   using Socket = std::unique_ptr<nl_sock, decltype(&::nl_socket_free)>;
   explicit Netlink(Socket socket) : socket_(std::move(socket)) {}
   Socket socket_;

@@ -93,7 +93,7 @@ class RoutedNetworkTest : public testing::Test {
   void SetUp() override {
     if (!host_.valid() || !world_.valid())
       GTEST_SKIP() << "network namespaces cannot be made here (needs root and iproute2)";
-    ASSERT_EQ(host_.run("ip link add up0 type veth peer w0 netns " + world_.name() +
+    ASSERT_EQ(host_.run("sysctl -qw net.ipv4.ip_forward=0; ip link add up0 type veth peer w0 netns " + world_.name() +
                         "; ip addr add 198.51.100.2/24 dev up0; ip addr add 192.168.7.2/24 dev up0;"
                         "ip link set up0 up"),
               0);
