@@ -77,6 +77,7 @@ class Comparison {
                " is not in the journal as the agent has it");
       }
     }
+    for (const std::string& line : sample_.own_network) report(line);
     for (const std::string& netns : wired) report("network namespace " + netns + " is wired for no clone");
     for (const auto& [id, clone] : sample_.journal) {
       if (clone.lease && !held.contains(id))

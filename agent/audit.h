@@ -21,6 +21,7 @@ struct AuditSample {
   // cgroups, or another agent uses the same parent.
   std::optional<std::set<std::string>> groups;
   std::set<std::string> namespaces;       // network namespaces that the journal says are wired
+  std::vector<std::string> own_network;   // differences that the agent's own network found
   std::vector<Lease> leases;              // the agent's
   std::vector<pool::CloneStatus> clones;  // the pools'
 };

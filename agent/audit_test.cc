@@ -85,6 +85,12 @@ TEST(AuditTest, NetworkNamespacesBelongToLeases) {
   EXPECT_THAT(differences(sample), ElementsAre(HasSubstr("clone c1: its network namespace /run/netns/a is not wired")));
 }
 
+TEST(AuditTest, WhatTheOwnNetworkFoundIsNamed) {
+  AuditSample sample = in_order();
+  sample.own_network = {"own network: granary7 has no tap"};
+  EXPECT_THAT(differences(sample), ElementsAre("own network: granary7 has no tap"));
+}
+
 TEST(AuditTest, StrangersAreNamed) {
   AuditSample sample = in_order();
   sample.vms.push_back({.vm_id = 9, .pid = 109, .alive = 1, .wait_status = 0, .end_state = 0});

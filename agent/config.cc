@@ -3,9 +3,12 @@
 
 #include <sys/un.h>
 
+#include <algorithm>
+#include <array>
 #include <map>
 
 #include "agent/config_fields.h"
+#include "netplumb/ip_text.h"
 #include "vmpool/base/guest_memory.h"
 #include "vmpool/base/machine_layout.h"
 #include "vmpool/pool/sha256.h"
@@ -22,6 +25,12 @@ constexpr uint32_t kMostTemplateClones = 1'000'000'000;
 constexpr size_t kMaxRunDirBytes = sizeof(sockaddr_un::sun_path) - 1 - 64;
 constexpr uint32_t kMaxClones = 4096;
 constexpr uint64_t kMaxBudget = 16 * 1024 * kGiB;
+constexpr const char* kDefaultSubnet = "10.213.0.0/16";
+constexpr uint32_t kMinMtu = 576;    // RFC 791
+constexpr uint32_t kMaxMtu = 65521;  // of a tap
+constexpr uint32_t kMostConnections = 1'000'000;
+constexpr uint64_t kMinRate = 16 * kKiB;  // per second
+constexpr uint64_t kMaxRate = 16 * kGiB;
 
 const char* kDefaultKernel = "/usr/lib/granary/guest/vmlinuz";
 const char* kDefaultInitramfs = "/usr/lib/granary/guest/initramfs.cpio";
@@ -114,6 +123,38 @@ const YamlNode& value_or_map(const YamlNode& map, std::string_view key) {
   return map;
 }
 
+// What can be neither a guest's nor a resolver's: "this" network, loopback, multicast and what is reserved (RFC 6890).
+bool is_no_unicast(const netplumb::Prefix& prefix) {
+  return std::ranges::any_of(std::array{"0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"}, [&](const char* special) {
+    return netplumb::overlap(*netplumb::parse_prefix(special), prefix);
+  });
+}
+
+Status read_network(const YamlNode& node, const Place& place, std::optional<netplumb::RoutedNetwork>& into) {
+  netplumb::RoutedNetwork& network = into.emplace();
+  network.subnet = *netplumb::parse_prefix(kDefaultSubnet);
+  GRANARY_TRY(read_map(node, place,
+                       {subnet_field("subnet", network.subnet, netplumb::kShortestPrefix, netplumb::kLongestPrefix),
+                        addresses_field("resolvers", network.resolvers, netplumb::kMaxResolvers),
+                        number_field("mtu", network.mtu, kMinMtu, kMaxMtu),
+                        number_field("connections", network.most_connections, 1, kMostConnections),
+                        size_field("up_rate", network.up_bytes_per_second, kMinRate, kMaxRate),
+                        size_field("down_rate", network.down_bytes_per_second, kMinRate, kMaxRate)}));
+  if (is_no_unicast(network.subnet)) {
+    return place.key("subnet").refuse(value_or_map(node, "subnet"),
+                                      netplumb::to_text(network.subnet) + " is not for hosts; give a private network");
+  }
+  for (auto one = network.resolvers.begin(); one != network.resolvers.end(); ++one) {
+    const bool twice = std::find(network.resolvers.begin(), one, *one) != one;
+    if (!twice && !is_no_unicast({*one, 32})) continue;
+    return place.key("resolvers")
+        .refuse(value_or_map(node, "resolvers"),
+                netplumb::to_text(*one) +
+                    (twice ? " is given twice; leave one out" : " is no address that a guest can ask"));
+  }
+  return ok();
+}
+
 // What concerns more than one key of a pool.
 Status check_pool(const YamlNode& node, const Place& place, const pool::PoolSettings& pool,
                   std::map<std::string, int>& lines) {
@@ -174,6 +215,10 @@ Status check_unchanged(const YamlNode& root, const Place& top, const Config& nex
     return top.key(key).refuse(value_or_map(root, key),
                                "cannot change while granaryd runs; restart it, or set it back to " + was);
   }
+  if (next.network != running.network) {
+    return top.key("network").refuse(value_or_map(root, "network"),
+                                     "cannot change while granaryd runs; restart it, or set it back");
+  }
   return ok();
 }
 
@@ -226,6 +271,8 @@ Result<Config> parse_config(std::string_view text, const std::string& name, cons
                         duration_field("shutdown_grace", config.shutdown_grace, milliseconds(0), kHour),
                         optional_size_field("memory_budget", config.memory_budget, kMiB, kMaxBudget),
                         size_field("min_available", config.min_available, 0, kMaxBudget),
+                        Field{"network", [&](const YamlNode& node,
+                                             const Place& place) { return read_network(node, place, config.network); }},
                         map_field("guest", source_fields(config.guest)), Field{"pools", keep_pools}}));
   const auto paths = check_paths(config);
   if (!paths) return yaml_error(name, root.line, root.column, paths.error().context());

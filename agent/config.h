@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "netplumb/routed_network.h"
 #include "vmpool/base/result.h"
 #include "vmpool/base/units.h"
 #include "vmpool/pool/pool.h"
@@ -23,6 +24,7 @@ struct Config {
   std::chrono::milliseconds shutdown_grace{10'000};  // how long SIGTERM waits for running `Hold` calls
   std::optional<uint64_t> memory_budget;             // bytes, of all pools together
   uint64_t min_available = 150 * kMiB;               // memory.available below which every idle clone is shed
+  std::optional<netplumb::RoutedNetwork> network;    // the agent's own; without resolvers: the host's
   pool::TemplateSource guest;                        // for pools whose `template` leaves a key out
   std::vector<pool::PoolSettings> pools;             // at least one; the first is the default pool
   std::string hash;                                  // of the file: 12 hex digits of its SHA-256; empty without one

@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 
+#include "netplumb/ip_text.h"
 #include "vmpool/base/units.h"
 
 namespace granary::agent {
@@ -222,6 +223,33 @@ Field switch_field(std::string_view name, std::function<void(bool)> set) {
             }
             set(node.text == "true");
             return ok();
+          }};
+}
+
+Field subnet_field(std::string_view name, netplumb::Prefix& into, uint8_t shortest, uint8_t longest) {
+  return {name, [&into, shortest, longest](const YamlNode& node, const Place& place) -> Status {
+            GRANARY_TRY(want_scalar(node, place, "an IPv4 network"));
+            const auto prefix = netplumb::parse_prefix(node.text);
+            if (!prefix) return place.refuse(node, prefix.error().context());
+            if (prefix->address.v6 || prefix->length < shortest || prefix->length > longest) {
+              return place.refuse(node, quote(node.text) + "; give an IPv4 network of /" + std::to_string(shortest) +
+                                            " to /" + std::to_string(longest));
+            }
+            into = *prefix;
+            return ok();
+          }};
+}
+
+Field addresses_field(std::string_view name, std::vector<netplumb::IpAddress>& into, size_t most) {
+  return {name, [&into, most](const YamlNode& node, const Place& place) -> Status {
+            into.clear();
+            return read_list(node, place, most, [&](const YamlNode& item, const Place& at) -> Status {
+              GRANARY_TRY(want_scalar(item, at, "an IPv4 address"));
+              const auto address = netplumb::parse_address(item.text);
+              if (!address || address->v6) return at.refuse(item, quote(item.text) + "; give an IPv4 address");
+              into.push_back(*address);
+              return ok();
+            });
           }};
 }
 

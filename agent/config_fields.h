@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "agent/yaml_tree.h"
+#include "netplumb/network_config.h"
 
 namespace granary::agent {
 
@@ -44,6 +45,10 @@ Field name_field(std::string_view name, std::string& into);  // [a-z0-9] and '-'
 Field number_field(std::string_view name, uint32_t& into, uint32_t least, uint32_t most);
 Field count_field(std::string_view name, uint8_t& into, uint8_t most);
 Field switch_field(std::string_view name, std::function<void(bool)> set);  // true or false
+// An IPv4 network, "10.0.0.0/8".
+Field subnet_field(std::string_view name, netplumb::Prefix& into, uint8_t shortest, uint8_t longest);
+// IPv4 addresses.
+Field addresses_field(std::string_view name, std::vector<netplumb::IpAddress>& into, size_t most);
 // A whole number with KiB, MiB or GiB.
 Field size_field(std::string_view name, uint64_t& bytes, uint64_t least, uint64_t most);
 Field optional_size_field(std::string_view name, std::optional<uint64_t>& bytes, uint64_t least, uint64_t most);

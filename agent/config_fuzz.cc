@@ -13,6 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (!config.error().is(granary::Errc::kConfigInvalid) || !config.error().context().starts_with("f:")) abort();
     return 0;
   }
+  if (config->network && (config->network->subnet.address.v6 || config->network->subnet.length > 29)) abort();
   if (config->pools.empty() || config->pools.size() > granary::agent::kMaxPools) abort();
   for (const auto& pool : config->pools) {
     if (pool.name.empty() || pool.size > pool.max || pool.shape.vcpus < 1 || pool.shape.vcpus > 8) abort();

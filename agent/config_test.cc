@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "agent/yaml_tree.h"
+#include "netplumb/ip_text.h"
 
 namespace granary::agent {
 namespace {
@@ -97,6 +98,35 @@ guest: {kernel: /gk, initramfs: /gi, command_line: gc}
   EXPECT_EQ(config->pools[1].source.kernel_path, "/gk");
   EXPECT_EQ(config->pools[1].source.initramfs_path, "/gi");
   EXPECT_EQ(config->pools[1].source.command_line, "gc");
+}
+
+TEST(ConfigTest, ReadsTheNetwork) {
+  EXPECT_FALSE(parse_config("", "c")->network);
+  const auto plain = parse_config("network:", "c");
+  ASSERT_TRUE(plain) << plain.error().message();
+  EXPECT_EQ(netplumb::to_text(plain->network->subnet), "10.213.0.0/16");
+  const auto config = parse_config(R"(
+network:
+  subnet: 172.30.0.0/20
+  mtu: 9000
+  resolvers: [192.0.2.53, 10.0.0.2]
+  up_rate: 10MiB
+  down_rate: 1GiB
+  connections: 100
+)",
+                                   "c");
+  ASSERT_TRUE(config) << config.error().message();
+  const netplumb::RoutedNetwork& network = *config->network;
+  EXPECT_EQ(netplumb::to_text(network.subnet), "172.30.0.0/20");
+  EXPECT_EQ(network.mtu, 9000U);
+  EXPECT_EQ(netplumb::to_text(network.resolvers.at(0)), "192.0.2.53");
+  EXPECT_EQ(network.up_bytes_per_second, 10 * kMiB);
+  EXPECT_EQ(network.down_bytes_per_second, kGiB);
+  EXPECT_EQ(network.most_connections, 100U);
+  EXPECT_TRUE(parse_config("network: {}", "c", &*plain)) << "the same";
+  EXPECT_THAT(parse_config("network: {mtu: 1400}", "c", &*plain).error().context(),
+              StartsWith("c:1:10: network: cannot change while granaryd runs"));
+  EXPECT_THAT(parse_config("", "c", &*plain).error().context(), HasSubstr("network: cannot change"));
 }
 
 TEST(ConfigTest, TheExampleParses) {
@@ -192,6 +222,18 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"PoolsIsAMap", "pools: {a: b}", "1:8", "pools: wrong type: a map; give a list"},
         Refusal{"NoPools", "pools: []", "1:8", "pools: 0 items; give 1 to 64"},
         Refusal{"TooManyPools", "pools: [" + many(65, "{},") + "]", "1:8", "65 items"},
+        Refusal{"NetworkUnknownKey", "network: {net: 1}", "1:11", "network: unknown key \"net\""},
+        Refusal{"SubnetOfIpv6", "network: {subnet: \"fd00::/64\"}", "1:19", "give an IPv4 network of /8 to /29"},
+        Refusal{"SubnetTooSmall", "network: {subnet: 10.0.0.0/30}", "1:19", "give an IPv4 network of /8 to /29"},
+        Refusal{"SubnetOfAHost", "network: {subnet: 10.0.0.1/24}", "1:19", "bits are set behind the prefix"},
+        Refusal{"SubnetOfLoopback", "network: {subnet: 127.1.0.0/16}", "1:19", "is not for hosts"},
+        Refusal{"ResolverIsAName", "network: {resolvers: [dns]}", "1:23",
+                "resolvers[0]: \"dns\"; give an IPv4 address"},
+        Refusal{"ResolverIsAStub", "network: {resolvers: [127.0.0.53]}", "1:22", "no address that a guest can ask"},
+        Refusal{"ResolverTwice", "network: {resolvers: [10.0.0.1, 10.0.0.1]}", "1:22", "is given twice"},
+        Refusal{"ResolversTooMany", "network: {resolvers: [a, b, c, d]}", "1:22", "4 items; give 1 to 3"},
+        Refusal{"NetworkMtu", "network: {mtu: 100}", "1:16", "100 is out of range; give a whole number, 576 to 65521"},
+        Refusal{"NetworkRate", "network: {up_rate: 1KiB}", "1:20", "1KiB is out of range"},
         Refusal{"GuestUnknownKey", "guest:\n  kernal: /k", "2:3", "guest: unknown key \"kernal\""},
         Refusal{"CommandLineTooLong", "guest: {command_line: " + many(2048, "x") + "}", "1:23",
                 "2048 bytes; give at most 2047"}),

@@ -33,7 +33,30 @@ v1::Clone to_message(const Lease& lease) {
   clone.set_owner_id(lease.owner_id);
   clone.set_state("running");
   *clone.mutable_disks() = to_messages(lease.disks);
+  if (lease.net) *clone.mutable_network() = to_message(*lease.net, lease.address);
   return clone;
+}
+
+v1::NetworkUse to_message(const NetWish& net, const std::string& address) {
+  v1::NetworkUse out;
+  out.set_address(address);
+  for (const std::string& rule : net.allow) out.add_allow(rule);
+  return out;
+}
+
+void put(const OwnNetwork::Use& use, v1::NetworkUse& out) {
+  out.set_sent_bytes(use.traffic.sent_bytes);
+  out.set_sent_packets(use.traffic.sent_packets);
+  out.set_received_bytes(use.traffic.received_bytes);
+  out.set_received_packets(use.traffic.received_packets);
+  out.set_denied_packets(use.denied_packets);
+  out.set_limited_packets(use.limited_packets);
+}
+
+std::optional<NetWish> to_net_wish(const v1::AcquireRequest& request) {
+  if (!request.has_own_network()) return std::nullopt;
+  const auto& allow = request.own_network().allow();
+  return NetWish{.allow = {allow.begin(), allow.end()}};
 }
 
 google::protobuf::RepeatedPtrField<v1::Disk> to_messages(const std::vector<DiskWish>& disks) {

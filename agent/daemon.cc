@@ -19,6 +19,7 @@
 #include "agent/pool_service.h"
 #include "agent/reconcile.h"
 #include "agent/reload.h"
+#include "agent/resolvers.h"
 #include "agent/sandbox_controller.h"
 #include "agent/sizer.h"
 #include "agent/spawner_process.h"
@@ -179,6 +180,27 @@ void take_up(const Reconciled& found, PoolSet& pools, SandboxController& sandbox
   }
 }
 
+// The agent's own network, for the clones that live on and for those to come; nullptr when none is configured.
+Result<std::unique_ptr<OwnNetwork>> start_own_network(const Config& config, const Reconciled& found) {
+  std::vector<OwnNetwork::Held> held;
+  for (const JournalClone& clone : found.adopt) {
+    if (clone.lease->net) held.push_back({.address = clone.lease->address, .allow = clone.lease->net->allow});
+  }
+  if (config.network) {
+    netplumb::RoutedNetwork settings = *config.network;
+    if (settings.resolvers.empty()) settings.resolvers = host_resolvers();
+    return OwnNetwork::start(settings, config.state_dir, held);
+  }
+  if (!held.empty()) {
+    return Error(Errc::kConfigInvalid, "no `network`, but a clone that is still held has the address " +
+                                           held.front().address + " in it; set it back, or release the clone first");
+  }
+  if (const Status removed = OwnNetwork::remove_leftovers(config.state_dir); !removed) {
+    spdlog::error("own network is left error=\"{}\"", log_value(removed.error().message()));
+  }
+  return std::unique_ptr<OwnNetwork>();
+}
+
 pool::Measured measured_by(Metrics& metrics, const std::string& pool) {
   metrics.add_pool(pool);
   return [&metrics, pool](pool::Measure what, double value, const char* label) {
@@ -261,6 +283,7 @@ Status serve(const DaemonOptions& options, const Host& host) {
   Networks networks(*journal);
   const Reconciled found = GRANARY_TRY(reconcile(*journal, spawner->client(), groups.get(), networks));
   log_reconciled(found, *journal);
+  const std::unique_ptr<OwnNetwork> own_network = GRANARY_TRY(start_own_network(config, found));
   EventFeed events;
   FlightLog flights;
   Metrics metrics(GRANARY_VERSION);
@@ -272,6 +295,7 @@ Status serve(const DaemonOptions& options, const Host& host) {
                                             .groups = groups.get(),
                                             .journal = *journal,
                                             .networks = networks,
+                                            .own_network = own_network.get(),
                                             .events = events,
                                             .flights = flights,
                                             .measure = [&](const auto& pool) { return measured_by(metrics, pool); },

@@ -39,10 +39,12 @@ json to_json(const Lease& lease) {
   const pool::CloneInfo& clone = lease.clone;
   json disks = json::array();
   for (const DiskWish& disk : lease.disks) disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
-  return {{"owner", lease.owner_id},  {"disks", std::move(disks)},     {"cgroup_parent", lease.cgroup_parent},
-          {"netns", lease.netns},     {"bound", lease.bound_to_call},  {"template", clone.template_key},
-          {"boot_id", clone.boot_id}, {"hostname", clone.hostname},    {"handover_ns", clone.handover.count()},
-          {"warm", clone.warm},       {"residue", clone.residue_bytes}};
+  json record = {{"owner", lease.owner_id},  {"disks", std::move(disks)},     {"cgroup_parent", lease.cgroup_parent},
+                 {"netns", lease.netns},     {"bound", lease.bound_to_call},  {"template", clone.template_key},
+                 {"boot_id", clone.boot_id}, {"hostname", clone.hostname},    {"handover_ns", clone.handover.count()},
+                 {"warm", clone.warm},       {"residue", clone.residue_bytes}};
+  if (lease.net) record["net"] = {{"address", lease.address}, {"allow", lease.net->allow}};
+  return record;
 }
 
 json to_json(const JournalClone& clone) {
@@ -70,6 +72,10 @@ Lease lease_from(const json& record, const JournalClone& clone) {
   }
   lease.cgroup_parent = record.value("cgroup_parent", "");
   lease.netns = record.value("netns", "");
+  if (record.contains("net")) {
+    lease.net = NetWish{.allow = record["net"].at("allow")};
+    lease.address = record["net"].at("address");
+  }
   lease.clone = {.id = clone.id,
                  .vm = clone.vm,
                  .pool = clone.pool,

@@ -35,7 +35,9 @@ Lease lease_of(const std::string& id) {
                     .residue_bytes = 4096},
           .disks = {{.path = "/d", .read_only = true}},
           .cgroup_parent = "/pod",
-          .netns = "/run/netns/a"};
+          .netns = "/run/netns/a",
+          .net = NetWish{.allow = {"10.0.0.0/8"}},
+          .address = "10.213.0.2"};
 }
 
 class JournalTest : public testing::Test {

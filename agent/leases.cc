@@ -4,6 +4,16 @@
 #include "agent/log_text.h"
 
 namespace granary::agent {
+namespace {
+
+std::string to_text(const std::optional<NetWish>& net) {
+  if (!net) return "none of the agent's networks";
+  std::string rules;
+  for (const std::string& rule : net->allow) rules += (rules.empty() ? ", allowing " : ", ") + rule;
+  return "the agent's network" + rules;
+}
+
+}  // namespace
 
 LeaseTable::Claim::~Claim() {
   if (table_ != nullptr) table_->finish(owner_id_, std::nullopt);
@@ -41,7 +51,8 @@ bool LeaseTable::finish(const std::string& owner_id, std::optional<Lease> lease)
 
 Result<LeaseTable::Outcome> LeaseTable::begin(const std::string& owner_id, const std::string& pool,
                                               pool::SteadyTime deadline, const std::vector<DiskWish>& disks,
-                                              const std::string& cgroup_parent, const std::string& netns) {
+                                              const std::string& cgroup_parent, const std::string& netns,
+                                              const std::optional<NetWish>& net) {
   std::unique_lock lock(mutex_);
   const auto settled = [&] {
     const auto at = owners_.find(owner_id);
@@ -73,6 +84,9 @@ Result<LeaseTable::Outcome> LeaseTable::begin(const std::string& owner_id, const
       return other("cgroup ", at->second->cgroup_parent, cgroup_parent, "the pool's part");
     }
     if (at->second->netns != netns) return other("network namespace ", at->second->netns, netns, "none");
+    if (at->second->net != net) {
+      return other("", to_text(at->second->net), to_text(net), "");
+    }
     outcome.held = at->second;
     return outcome;
   }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "agent/disks.h"
+#include "agent/net_wish.h"
 #include "vmpool/pool/pool.h"
 
 namespace granary::agent {
@@ -22,6 +23,8 @@ struct Lease {
   std::vector<DiskWish> disks = {};
   std::string cgroup_parent = {};  // as it was asked for
   std::string netns = {};          // the path of the network namespace whose place the clone takes
+  std::optional<NetWish> net = {};  // it has a card in the agent's own network
+  std::string address = {};         // and this address there
   bool bound_to_call = false;      // ends with the Hold call that took it; otherwise explicit: ends with Release
 
   bool operator==(const Lease&) const = default;
@@ -56,11 +59,11 @@ class LeaseTable {
   };
 
   // kInvalidArgument when the owner holds a clone of another pool or with other disks, another cgroup or another
-  // network namespace (compared as they were asked for); kDeadlineExceeded when another call for the same owner has not
+  // network (compared as they were asked for); kDeadlineExceeded when another call for the same owner has not
   // finished by the deadline.
   Result<Outcome> begin(const std::string& owner_id, const std::string& pool, pool::SteadyTime deadline,
                         const std::vector<DiskWish>& disks = {}, const std::string& cgroup_parent = "",
-                        const std::string& netns = "");
+                        const std::string& netns = "", const std::optional<NetWish>& net = {});
 
   // A lease that an earlier agent gave; false: its owner holds a clone already, or the clone has ended.
   bool restore(Lease lease);

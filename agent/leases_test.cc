@@ -148,5 +148,19 @@ TEST(LeaseTableTest, AnOwnerAskingForAnotherNetworkIsRefused) {
   EXPECT_THAT(refused.error().message(), testing::HasSubstr("clone c1 in network namespace /run/netns/a, not in none"));
 }
 
+TEST(LeaseTableTest, AnOwnerAskingForOtherRulesIsRefused) {
+  LeaseTable table;
+  const NetWish some{.allow = {"tcp:10.0.0.0/8:443", "192.0.2.1"}};
+  auto first = table.begin("o", "p", far(), {}, "", "", some);
+  ASSERT_TRUE(first && first->claim);
+  EXPECT_TRUE(first->claim->commit({.owner_id = "o", .pool = "p", .clone = clone("c1"), .net = some}));
+  EXPECT_EQ(table.begin("o", "p", far(), {}, "", "", some)->held->clone.id, "c1");
+  EXPECT_THAT(table.begin("o", "p", far(), {}, "", "", NetWish{}).error().message(),
+              testing::HasSubstr("clone c1 in the agent's network, allowing tcp:10.0.0.0/8:443, 192.0.2.1, not in the "
+                                 "agent's network"));
+  EXPECT_THAT(table.begin("o", "p", far()).error().message(),
+              testing::HasSubstr("not in none of the agent's networks"));
+}
+
 }  // namespace
 }  // namespace granary::agent

@@ -3,6 +3,8 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "agent/convert.h"
 #include "agent/log_text.h"
 #include "grpc-api/status.h"
@@ -32,7 +34,8 @@ PoolSet::Wish to_wish(const v1::AcquireRequest& request, std::chrono::system_clo
           .deadline = deadline_of(rpc_deadline, request.wait_ms()),
           .disks = to_wishes(request.disks()),
           .cgroup_parent = request.cgroup_parent(),
-          .netns = request.netns()};
+          .netns = request.netns(),
+          .net = to_net_wish(request)};
 }
 
 int64_t unix_seconds() {
@@ -101,14 +104,24 @@ grpc::Status PoolService::Release(grpc::ServerContext*, const v1::ReleaseRequest
 grpc::Status PoolService::List(grpc::ServerContext*, const v1::ListRequest* request, v1::ListResponse* response) {
   const auto clones = pools_.clones(request->pool());
   if (!clones) return answer("List", clones.error());
+  std::vector<Lease> leases;
+  for (const pool::CloneStatus& clone : *clones) {
+    if (auto lease = pools_.lease_of(clone.info.id)) leases.push_back(*std::move(lease));
+  }
+  const auto use = pools_.network_use(leases);
   for (const pool::CloneStatus& clone : *clones) {
     v1::Clone* const out = response->add_clones();
-    const auto lease = pools_.lease_of(clone.info.id);
+    const auto lease = std::ranges::find(leases, clone.info.id, [](const Lease& one) { return one.clone.id; });
+    const bool held = lease != leases.end();
     *out = to_message(clone.info);
     out->set_state(clone.state);
     out->set_memory_bytes(clone.memory_bytes);
-    out->set_owner_id(lease ? lease->owner_id : "");
-    if (lease) *out->mutable_disks() = to_messages(lease->disks);
+    out->set_owner_id(held ? lease->owner_id : "");
+    if (!held) continue;
+    *out->mutable_disks() = to_messages(lease->disks);
+    if (!lease->net) continue;
+    *out->mutable_network() = to_message(*lease->net, lease->address);
+    if (const auto at = use.find(lease->address); at != use.end()) put(at->second, *out->mutable_network());
   }
   return grpc::Status::OK;
 }

@@ -14,6 +14,7 @@ namespace granary::agent {
 namespace {
 
 constexpr size_t kMaxOwnerBytes = 128;
+constexpr size_t kMostReadyTaps = 1024;   // each is a descriptor
 constexpr size_t kMaxHostnameBytes = 63;  // one label; also what Linux lets sethostname(2) take
 
 // What all looks show is not in passing.
@@ -34,6 +35,10 @@ Status check_wish(const PoolSet::Wish& wish) {
     return Error(Errc::kInvalidArgument,
                  "hostname of " + std::to_string(host.size()) + " bytes: give at most 63 of a-z, A-Z, 0-9, - and .");
   }
+  if (wish.net && !wish.netns.empty()) {
+    return Error(Errc::kInvalidArgument, "both netns and own_network; a clone has one network");
+  }
+  if (wish.net) GRANARY_TRY(netplumb::parse_allow_rules(wish.net->allow));
   return ok();
 }
 
@@ -128,8 +133,9 @@ Status PoolSet::adopt(const JournalClone& clone) {
     lease.pool = lease.clone.pool = member->name;
     log_if_failed(resources_.journal.leased(lease, clone.leased_unix_ns));
   }
-  const Status adopted = member->pool->adopt(lease.clone, clone.group, clone.owners_group, unwiring(lease.netns));
-  if (!adopted) give_up_network(lease.netns);
+  const Status adopted =
+      member->pool->adopt(lease.clone, clone.group, clone.owners_group, unwiring(lease.netns, lease.address));
+  if (!adopted) give_up_network(lease.netns, lease.address);
   GRANARY_TRY(adopted);
   (void)leases_.restore(std::move(lease));
   return ok();
@@ -171,8 +177,8 @@ Result<PoolSet::Member> PoolSet::find(const std::string& name) const {
 Result<Lease> PoolSet::acquire(const Wish& wish) {
   GRANARY_TRY(check_wish(wish));
   const Member member = GRANARY_TRY(find(wish.pool));
-  LeaseTable::Outcome outcome =
-      GRANARY_TRY(leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks, wish.cgroup_parent, wish.netns));
+  LeaseTable::Outcome outcome = GRANARY_TRY(
+      leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks, wish.cgroup_parent, wish.netns, wish.net));
   if (outcome.held) return *std::move(outcome.held);
   return take(*std::move(outcome.claim), member, {.owner_id = wish.owner_id, .pool = member.name, .clone = {}}, wish);
 }
@@ -180,8 +186,8 @@ Result<Lease> PoolSet::acquire(const Wish& wish) {
 Result<Lease> PoolSet::acquire_new(const Wish& wish) {
   GRANARY_TRY(check_wish(wish));
   const Member member = GRANARY_TRY(find(wish.pool));
-  LeaseTable::Outcome outcome =
-      GRANARY_TRY(leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks, wish.cgroup_parent, wish.netns));
+  LeaseTable::Outcome outcome = GRANARY_TRY(
+      leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks, wish.cgroup_parent, wish.netns, wish.net));
   if (outcome.held) {
     return Error(Errc::kInvalidArgument, "owner " + wish.owner_id + " holds clone " + outcome.held->clone.id +
                                              " already; release it first or choose another owner_id");
@@ -198,35 +204,53 @@ Result<std::string> PoolSet::find_pod(const std::string& cgroup_parent) const {
                "cgroup_parent " + cgroup_parent + ": granaryd runs without cgroups, its log says why");
 }
 
-// What is left to do once a clone that took a namespace's place is gone.
-std::function<Status()> PoolSet::unwiring(const std::string& netns) const {
-  if (netns.empty()) return {};
-  return [networks = &resources_.networks, netns] { return networks->unwire(netns); };
+// What is left to do once a clone that has a network is gone.
+std::function<Status()> PoolSet::unwiring(const std::string& netns, const std::string& address) const {
+  if (!netns.empty()) return [networks = &resources_.networks, netns] { return networks->unwire(netns); };
+  OwnNetwork* const own = resources_.own_network;
+  if (own == nullptr || address.empty()) return {};
+  return [own, address] { return own->release(address); };
 }
 
-void PoolSet::give_up_network(const std::string& netns) const {
+void PoolSet::give_up_network(const std::string& netns, const std::string& address) const {
+  if (resources_.own_network != nullptr && !address.empty()) resources_.own_network->give_up(address);
   if (netns.empty()) return;
   if (const Status unwired = resources_.networks.give_up(netns); !unwired)
     spdlog::error("network is left error=\"{}\"", log_value(unwired.error().message()));
 }
 
+Status PoolSet::wire(const Wish& wish, size_t most_links, pool::Attachments& into, std::string& address) const {
+  if (!wish.netns.empty()) {
+    Networks::Wired wired = GRANARY_TRY(resources_.networks.wire(wish.netns, most_links));
+    into.taps = std::move(wired.taps);
+    into.network = std::move(wired.network);
+  }
+  if (wish.net) {
+    if (resources_.own_network == nullptr) {
+      return Error(Errc::kNotSupported, "this agent has no network of its own; set `network` in its configuration");
+    }
+    OwnNetwork::Wired wired = GRANARY_TRY(resources_.own_network->take(wish.net->allow));
+    into.taps.push_back(std::move(wired.tap));
+    into.network = std::move(wired.network);
+    address = wired.address;
+  }
+  into.unwire = unwiring(wish.netns, address);
+  return ok();
+}
+
 // A pool may retire while its caller waits: then the one that took over its name serves.
-Result<pool::CloneInfo> PoolSet::hand_over(Member member, const Wish& wish) {
+Result<pool::CloneInfo> PoolSet::hand_over(Member member, const Wish& wish, std::string& address) {
   for (;;) {
     // All of it before the clone is taken: a mistake costs none. Our descriptors are closed when it has its own.
     const control::DeviceSet& devices = member.pool->settings().shape.devices;
     pool::Attachments attachments{.disks = GRANARY_TRY(open_disks(wish.disks, devices.block_slots)),
-                                  .cgroup_parent = GRANARY_TRY(find_pod(wish.cgroup_parent)),
-                                  .unwire = unwiring(wish.netns)};
-    if (!wish.netns.empty()) {
-      Networks::Wired wired = GRANARY_TRY(resources_.networks.wire(wish.netns, devices.net_slots));
-      attachments.taps = std::move(wired.taps);
-      attachments.network = std::move(wired.network);
-    }
+                                  .cgroup_parent = GRANARY_TRY(find_pod(wish.cgroup_parent))};
+    GRANARY_TRY(wire(wish, devices.net_slots, attachments, address));
     auto clone = member.pool->acquire({.hostname = wish.hostname}, wish.deadline, attachments);
     if (clone) return clone;
     attachments.taps.clear();
-    give_up_network(wish.netns);
+    give_up_network(wish.netns, address);
+    address.clear();
     if (!clone.error().is(Errc::kShuttingDown)) return clone;
     Member successor = GRANARY_TRY(find(member.name));
     if (successor.pool == member.pool) return clone;
@@ -238,7 +262,8 @@ Result<Lease> PoolSet::take(LeaseTable::Claim claim, Member member, Lease lease,
   lease.disks = wish.disks;
   lease.cgroup_parent = wish.cgroup_parent;
   lease.netns = wish.netns;
-  lease.clone = GRANARY_TRY(hand_over(std::move(member), wish));
+  lease.net = wish.net;
+  lease.clone = GRANARY_TRY(hand_over(std::move(member), wish, lease.address));
   const std::string& id = lease.clone.id;
   fault_point("acquire.handed-over");
   // What is not in the journal would be ended at the next start.
@@ -371,6 +396,26 @@ Result<std::string> PoolSet::console(const std::string& clone_id) const {
   return Error(Errc::kCloneUnknown, "clone " + clone_id);
 }
 
+std::map<std::string, OwnNetwork::Use> PoolSet::network_use(const std::vector<Lease>& leases) const {
+  std::vector<std::string> addresses;
+  for (const Lease& lease : leases) {
+    if (!lease.address.empty()) addresses.push_back(lease.address);
+  }
+  return resources_.own_network == nullptr ? std::map<std::string, OwnNetwork::Use>()
+                                           : resources_.own_network->use_of(addresses);
+}
+
+// Every idle clone may be asked for with a network.
+void PoolSet::keep_taps_ready() const {
+  if (resources_.own_network == nullptr) return;
+  size_t count = 0;
+  for (const Member& member : members()) {
+    const pool::PoolSettings settings = member.pool->settings();
+    if (settings.shape.devices.net_slots > 0) count += settings.size;
+  }
+  resources_.own_network->keep_ready(std::min(count, kMostReadyTaps));
+}
+
 Result<std::vector<PoolSet::TemplateUse>> PoolSet::templates() const {
   std::vector<TemplateUse> all;
   const std::vector<pool::PoolStatus> pools = status();
@@ -418,6 +463,13 @@ Result<AuditSample> PoolSet::sample() const {
   }
   sample.journal = GRANARY_TRY(resources_.journal.read_back());
   for (const auto& [path, identity] : resources_.journal.namespaces()) sample.namespaces.insert(path);
+  if (resources_.own_network != nullptr) {
+    std::set<std::string> held;
+    for (const Lease& lease : sample.leases) {
+      if (!lease.address.empty()) held.insert(lease.address);
+    }
+    sample.own_network = resources_.own_network->differences(held);
+  }
   if (resources_.groups == nullptr) return sample;
   sample.groups = resources_.groups->own_groups();
   if (!sample.groups) return sample;

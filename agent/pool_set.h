@@ -18,6 +18,7 @@
 #include "agent/journal.h"
 #include "agent/leases.h"
 #include "agent/networks.h"
+#include "agent/own_network.h"
 #include "agent/sizing.h"
 #include "vmpool/pool/pool.h"
 #include "vmpool/pool/spawner_client.h"
@@ -36,6 +37,7 @@ class PoolSet {
     Cgroups* groups;  // nullptr: VMMs stay in the spawner's cgroup
     Journal& journal;
     Networks& networks;
+    OwnNetwork* own_network;  // nullptr: there is none
     EventFeed& events;
     FlightLog& flights;
     std::function<pool::Measured(const std::string& pool)> measure;  // called for each pool before it starts
@@ -49,7 +51,8 @@ class PoolSet {
     pool::SteadyTime deadline;
     std::vector<DiskWish> disks = {};
     std::string cgroup_parent = {};  // the pod's cgroup, whose the clone's memory is to be; empty: the pool's
-    std::string netns = {};  // the pod's network namespace, whose place the clone takes; empty: it has no network
+    std::string netns = {};  // the pod's network namespace, whose place the clone takes
+    std::optional<NetWish> net = {};  // a card in the agent's own network; with neither it has no network
   };
   struct TemplateUse {
     pool::TemplateInfo info;
@@ -99,7 +102,8 @@ class PoolSet {
   void remember_ended(const std::string& clone_id, const std::string& reason) { leases_.end(clone_id, reason); }
 
   // kPoolUnknown, kPoolEmpty, kShuttingDown, kInvalidArgument (owner or host name), what open_disks(),
-  // Cgroups::find_pod() and Networks::wire() say, kNotSupported for a cgroup where there are none; the same owner gets
+  // Cgroups::find_pod(), Networks::wire() and OwnNetwork::take() say, kNotSupported for a cgroup or an own network where
+  // there are none; the same owner gets
   // the same clone again, and is refused when it asks for other disks, another cgroup or another network.
   Result<Lease> acquire(const Wish& wish);
   // Like acquire(), but an owner that holds a clone already is refused: for a lease that ends with its call.
@@ -117,6 +121,8 @@ class PoolSet {
   [[nodiscard]] Result<std::vector<pool::CloneStatus>> clones(const std::string& pool) const;
   [[nodiscard]] std::optional<Lease> lease_of(const std::string& clone_id) const { return leases_.of_clone(clone_id); }
   [[nodiscard]] std::vector<std::pair<std::string, pool::PoolMemory>> memory() const;
+  // What these leases' clones have done in the agent's own network, by address.
+  [[nodiscard]] std::map<std::string, OwnNetwork::Use> network_use(const std::vector<Lease>& leases) const;
   // Of the clones, those that failed included, whose id starts so; the newest failures for an empty one. kCloneUnknown.
   [[nodiscard]] Result<std::vector<pool::FlightRecord>> flights(const std::string& clone_id) const;
   [[nodiscard]] Result<std::string> console(const std::string& clone_id) const;
@@ -166,10 +172,12 @@ class PoolSet {
   [[nodiscard]] std::vector<Member> members() const;      // as configured
   [[nodiscard]] std::vector<Member> all_members() const;  // and the retired ones
   Result<Lease> take(LeaseTable::Claim claim, Member member, Lease lease, const Wish& wish);
-  Result<pool::CloneInfo> hand_over(Member member, const Wish& wish);
-  [[nodiscard]] std::function<Status()> unwiring(const std::string& netns) const;
-  void give_up_network(const std::string& netns) const;
+  Result<pool::CloneInfo> hand_over(Member member, const Wish& wish, std::string& address);
+  Status wire(const Wish& wish, size_t most_links, pool::Attachments& into, std::string& address) const;
+  [[nodiscard]] std::function<Status()> unwiring(const std::string& netns, const std::string& address) const;
+  void give_up_network(const std::string& netns, const std::string& address) const;
   [[nodiscard]] Result<std::string> find_pod(const std::string& cgroup_parent) const;
+  void keep_taps_ready() const;
   void limit_memory();
   void forget_policies(const Config& config);
   Result<bool> reclaim(const std::string& clone_id);

@@ -63,6 +63,7 @@ Status PoolSet::apply(const Config& config) {
   forget_policies(config);
   for (const Member& member : gone) tell("pool-retired", member.name, "its held clones live on");
   retired_changed_.notify_all();
+  keep_taps_ready();
   resize_idle();
   tell("config-applied", "", "generation " + std::to_string(generation) + ", hash " + config.hash);
   return ok();

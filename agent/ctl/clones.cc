@@ -7,6 +7,7 @@
 
 #include "agent/ctl/commands.h"
 #include "agent/ctl/disks.h"
+#include "agent/ctl/net.h"
 #include "agent/ctl/output.h"
 #include "agent/ctl/session.h"
 
@@ -19,7 +20,7 @@ struct CloneOptions {
   std::string owner;
   std::string hostname;
   std::string cgroup_parent;
-  std::string netns;
+  NetOptions net;
   int64_t wait_seconds = 60;
   bool all = false;
   std::vector<std::string> disks;
@@ -37,7 +38,7 @@ Result<int> acquire(const Globals& globals, const CloneOptions& options) {
                            : options.owner);
   request.set_hostname(options.hostname);
   request.set_cgroup_parent(options.cgroup_parent);
-  request.set_netns(options.netns);
+  GRANARY_TRY(add_net(request, options.net));
   request.set_wait_ms(options.wait_seconds * 1000);
   GRANARY_TRY(add_disks(request, options.disks));
   const v1::AcquireResponse response = GRANARY_TRY(client.call(&v1::Pool::Stub::Acquire, request));
@@ -118,11 +119,12 @@ Result<int> list(const Globals& globals, const CloneOptions& options) {
     std::cout << to_json(response) << std::endl;
     return 0;
   }
-  Table table({"CLONE", "POOL", "STATE", "OWNER", "HOSTNAME", "VMM PID", "MEMORY", "RESIDUE", "HAND-OVER", "BOOT ID"});
+  Table table({"CLONE", "POOL", "STATE", "OWNER", "HOSTNAME", "ADDRESS", "VMM PID", "MEMORY", "RESIDUE", "HAND-OVER",
+               "BOOT ID"});
   for (const v1::Clone& clone : response.clones()) {
     const bool handed_over = clone.handover_ns() > 0;
     table.add({clone.id(), clone.pool(), clone.state(), or_dash(clone.owner_id()), or_dash(clone.hostname()),
-               std::to_string(clone.vmm_pid()), human_size(clone.memory_bytes()),
+               or_dash(clone.network().address()), std::to_string(clone.vmm_pid()), human_size(clone.memory_bytes()),
                clone.residue_bytes() > 0 ? human_size(clone.residue_bytes()) : "-",
                handed_over ? human_duration(clone.handover_ns()) : "-", or_dash(clone.boot_id())});
   }
@@ -154,7 +156,7 @@ void define_clones(CLI::App& app, const Globals& globals, Action& action) {
   command->add_option("--hostname", options->hostname, "the guest's host name");
   define_disks(*command, options->disks);
   command->add_option("--cgroup-parent", options->cgroup_parent, "the pod's cgroup, to which its memory is charged");
-  command->add_option("--netns", options->netns, "the path of a configured network namespace, whose place the guest takes");
+  define_net(*command, options->net);
   command->add_option("--wait", options->wait_seconds, "seconds to wait for a clone")
       ->check(CLI::Range(1, 600))
       ->capture_default_str();

@@ -8,6 +8,7 @@
 
 #include "agent/ctl/commands.h"
 #include "agent/ctl/disks.h"
+#include "agent/ctl/net.h"
 #include "agent/ctl/output.h"
 #include "agent/ctl/session.h"
 
@@ -19,7 +20,7 @@ struct RunOptions {
   std::string hostname;
   int64_t wait_seconds = 60;
   std::vector<std::string> disks;
-  std::string netns;
+  NetOptions net;
   bool verbose = false;
   std::string info_file;
   SessionOptions session;
@@ -35,7 +36,7 @@ class HeldClone {
     request.set_hostname(options.hostname);
     request.set_wait_ms(options.wait_seconds * 1000);
     GRANARY_TRY(add_disks(request, options.disks));
-    request.set_netns(options.netns);
+    GRANARY_TRY(add_net(request, options.net));
     held->stream_ = client.stub().Hold(&held->context_, request);
     v1::AcquireResponse response;
     if (held->stream_->Read(&response)) {
@@ -110,7 +111,7 @@ void define_run(CLI::App& app, const Globals& globals, Action& action) {
   command->add_flag("-t,--tty", options->session.tty, "give the command a terminal");
   command->add_option("--hostname", options->hostname, "the guest's host name");
   define_disks(*command, options->disks);
-  command->add_option("--netns", options->netns, "the path of a configured network namespace, whose place the guest takes");
+  define_net(*command, options->net);
   command->add_option("-e,--env", options->session.env, "NAME=VALUE, may be repeated")->allow_extra_args(false);
   command->add_option("-w,--workdir", options->session.cwd, "working directory in the guest");
   command->add_option("--wait", options->wait_seconds, "seconds to wait for a clone")
