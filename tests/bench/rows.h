@@ -40,6 +40,8 @@ std::vector<RowSpec> agent_rows(const Settings& settings);
 std::vector<RowSpec> cgroup_rows(Lab* lab, const Settings& settings);
 // Rows about pods' networks.
 std::vector<RowSpec> net_rows(const Settings& settings);
+// Rows about the agent's own network.
+std::vector<RowSpec> own_net_rows(const Settings& settings);
 // Rows about many callers and many clones.
 std::vector<RowSpec> pool_rows(const Settings& settings);
 
