@@ -209,7 +209,8 @@ Status read_pools(const YamlNode& node, const Place& place, Config& config) {
 // Sockets, journal and templates lie there, and others know the paths.
 Status check_unchanged(const YamlNode& root, const Place& top, const Config& next, const Config& running) {
   for (const auto& [key, member] : {std::pair("run_dir", &Config::run_dir), std::pair("state_dir", &Config::state_dir),
-                                    std::pair("socket", &Config::socket)}) {
+                                    std::pair("socket", &Config::socket),
+                                    std::pair("containerd_events", &Config::containerd_events)}) {
     if (next.*member == running.*member) continue;
     const std::string was = (running.*member).empty() ? "the default" : running.*member;
     return top.key(key).refuse(value_or_map(root, key),
@@ -250,7 +251,8 @@ Status check_paths(const Config& config) {
   };
   GRANARY_TRY(check("run_dir", config.run_dir, kMaxRunDirBytes));
   GRANARY_TRY(check("state_dir", config.state_dir, 4000));
-  return check("socket", config.socket_path(), sizeof(sockaddr_un::sun_path) - 1);
+  GRANARY_TRY(check("socket", config.socket_path(), sizeof(sockaddr_un::sun_path) - 1));
+  return check("containerd_events", config.containerd_events, sizeof(sockaddr_un::sun_path) - 1);
 }
 
 Result<Config> parse_config(std::string_view text, const std::string& name, const Config* running) {
@@ -266,7 +268,8 @@ Result<Config> parse_config(std::string_view text, const std::string& name, cons
   };
   GRANARY_TRY(read_map(root, top,
                        {path_field("run_dir", config.run_dir), path_field("state_dir", config.state_dir),
-                        path_field("socket", config.socket), address_field("metrics_address", config.metrics_address),
+                        path_field("socket", config.socket), path_field("containerd_events", config.containerd_events),
+                        address_field("metrics_address", config.metrics_address),
                         word_field("log_level", config.log_level, {"debug", "info", "warn", "error"}),
                         duration_field("shutdown_grace", config.shutdown_grace, milliseconds(0), kHour),
                         optional_size_field("memory_budget", config.memory_budget, kMiB, kMaxBudget),

@@ -19,6 +19,7 @@ struct Config {
   std::string run_dir = "/run/granary";              // sockets; gone after a reboot
   std::string state_dir = "/var/lib/granary";        // templates, lock
   std::string socket;                                // empty: granaryd.sock in run_dir
+  std::string containerd_events = "/run/containerd/containerd.sock.ttrpc";  // where shims tell containerd what happens
   std::string metrics_address;                       // "host:port"; empty: no metrics over HTTP
   std::string log_level = "info";                    // debug, info, warn, error
   std::chrono::milliseconds shutdown_grace{10'000};  // how long SIGTERM waits for running `Hold` calls
@@ -31,6 +32,8 @@ struct Config {
 
   [[nodiscard]] std::string socket_path() const;
   [[nodiscard]] std::string spawner_socket_path() const { return run_dir + "/spawn.sock"; }
+  [[nodiscard]] std::string shim_door_path() const { return run_dir + "/shims.sock"; }
+  [[nodiscard]] std::string task_directory() const { return run_dir + "/tasks"; }
 };
 
 inline constexpr size_t kMaxPools = 64;

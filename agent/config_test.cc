@@ -28,11 +28,22 @@ TEST(ConfigTest, DefaultIsOneSmallPool) {
   }
 }
 
+TEST(ConfigTest, TheEventsSocketOfShimsStays) {
+  const auto running = parse_config("containerd_events: /run/a", "c");
+  ASSERT_TRUE(running);
+  EXPECT_TRUE(parse_config("containerd_events: /run/a", "c", &*running));
+  const auto changed = parse_config("containerd_events: /run/b", "c", &*running);
+  ASSERT_FALSE(changed);
+  EXPECT_THAT(changed.error().message(), HasSubstr("containerd_events"));
+  EXPECT_FALSE(parse_config("containerd_events: /" + std::string(107, 'x'), "c"));
+}
+
 TEST(ConfigTest, ReadsEveryKey) {
   const auto config = parse_config(R"(
 run_dir: /run/g
 state_dir: /var/g
 socket: /run/g/api.sock
+containerd_events: /run/c.ttrpc
 metrics_address: "[::1]:9464"
 log_level: debug
 shutdown_grace: 2m
@@ -62,6 +73,7 @@ guest: {kernel: /gk, initramfs: /gi, command_line: gc}
   EXPECT_EQ(config->state_dir, "/var/g");
   EXPECT_EQ(config->socket_path(), "/run/g/api.sock");
   EXPECT_EQ(config->metrics_address, "[::1]:9464");
+  EXPECT_EQ(config->containerd_events, "/run/c.ttrpc");
   EXPECT_EQ(config->log_level, "debug");
   EXPECT_EQ(config->shutdown_grace, milliseconds(120'000));
   ASSERT_EQ(config->pools.size(), 2u);

@@ -21,12 +21,15 @@
 #include "agent/reload.h"
 #include "agent/resolvers.h"
 #include "agent/sandbox_controller.h"
+#include "agent/shim_door.h"
+#include "agent/shims.h"
 #include "agent/sizer.h"
 #include "agent/spawner_process.h"
 #include "agent/state_lock.h"
 #include "vmpool/base/event_loop.h"
 #include "vmpool/kvm/host_fingerprint.h"
 #include "vmpool/kvm/preflight.h"
+#include "vmpool/pool/container_session.h"
 
 namespace granary::agent {
 namespace {
@@ -100,7 +103,11 @@ Config adapt(Config config, const Host& host) {
   return config;
 }
 
-SandboxBackend sandbox_backend(PoolSet& pools, const Config& config) {
+constexpr std::chrono::seconds kGuestLimit{30};
+constexpr size_t kMostResolvConfBytes = 64 * 1024;
+
+SandboxBackend sandbox_backend(PoolSet& pools, Shims& shims) {
+  const Result<std::string> resolv_conf = read_file("/etc/resolv.conf", kMostResolvConfBytes);
   return {.acquire = [&pools](const PoolSet::Wish& wish) -> Result<pool::CloneInfo> {
             return GRANARY_TRY(pools.acquire(wish)).clone;
           },
@@ -109,7 +116,13 @@ SandboxBackend sandbox_backend(PoolSet& pools, const Config& config) {
             GRANARY_TRY(pools.running(clone_id));
             return ok();
           },
-          .task_socket_directory = config.run_dir + "/tasks"};
+          .prepare_guest = [](const pool::CloneInfo& clone, const guest::v1::Pod& pod) -> Status {
+            return pool::set_pod(clone.socket_path, pod, std::chrono::steady_clock::now() + kGuestLimit);
+          },
+          .start_shim = [&shims](const std::string& sandbox, const auto& clone) { return shims.start(sandbox, clone); },
+          .stop_shim = [&shims](const std::string& sandbox) { return shims.stop(sandbox); },
+          .task_address = [&shims](const std::string& sandbox) { return shims.address(sandbox); },
+          .host_resolv_conf = resolv_conf ? *resolv_conf : ""};
 }
 
 // Without KVM no template can be built or loaded: what the fingerprint would protect does not exist.
@@ -162,6 +175,25 @@ void log_reconciled(const Reconciled& found, const Journal& journal) {
   if (found.adopt.empty() && found.ended.empty() && found.orphans_ended + found.groups_removed == 0) return;
   spdlog::warn("reconciled adopted={} ended_meanwhile={} orphans_ended={} cgroups_removed={}", found.adopt.size(),
                found.ended.size(), found.orphans_ended, found.groups_removed);
+}
+
+// The shims of the agent before this one: those of sandboxes that are still known live on.
+void take_up_shims(const Reconciled& found, Shims& shims) {
+  std::set<std::string> kept;
+  for (const JournalClone& clone : found.adopt) kept.insert(SandboxController::sandbox_of(*clone.lease));
+  for (const auto& [clone, reason] : found.ended) kept.insert(SandboxController::sandbox_of(*clone.lease));
+  for (const std::string& leak : shims.reconcile(kept)) {
+    spdlog::error("reconcile failed left_behind=\"{}\"", log_value(leak));
+  }
+}
+
+// A pod whose shim has ended has lost its containers: their conversations with the guest were the shim's.
+void end_pods_of_lost_shims(pool::SpawnerClient& spawner, PoolSet& pools) {
+  spawner.on_shim_exit([&pools](const control::ShimRecord& record) {
+    const std::string sandbox = control::text_of(record.shim.sandbox_id);
+    const auto lease = pools.lease_of_owner(SandboxController::owner_of(sandbox));
+    if (lease) pools.release_later(lease->clone.id, "ended: its shim has ended");
+  });
 }
 
 // The clones of the agent before this one, and the sandboxes that hold them.
@@ -269,7 +301,7 @@ struct AtEnd {
 Status serve(const DaemonOptions& options, const Host& host) {
   const Config config = adapt(options.config, host);
   const Ending ending{.signals = GRANARY_TRY(end_signal_fd()), .stop = GRANARY_TRY(EventFd::create())};
-  GRANARY_TRY(make_directories(config.run_dir));
+  GRANARY_TRY(make_directories(config.task_directory()));
   pool::TemplateStore templates = GRANARY_TRY(pool::TemplateStore::open(config.state_dir + "/templates"));
   const std::unique_ptr<Cgroups> groups = open_cgroups();
   const AtEnd remove_groups{[&] {
@@ -302,18 +334,29 @@ Status serve(const DaemonOptions& options, const Host& host) {
                                             .run_dir = config.run_dir,
                                             .learned_path = config.state_dir + "/learned"}));
     PoolService service(*pools, events);
-    SandboxController sandboxes(sandbox_backend(*pools, config));
+    Shims shims(spawner->client(), {.directory = config.task_directory(),
+                                    .agent_socket = config.shim_door_path(),
+                                    .events_socket = config.containerd_events});
+    take_up_shims(found, shims);
+    SandboxController sandboxes(sandbox_backend(*pools, shims));
     pools->on_lease_ended([&sandboxes](const std::string& clone_id, const std::string& reason) {
       sandboxes.on_clone_ended(clone_id, reason);
     });
     take_up(found, *pools, sandboxes);
+    end_pods_of_lost_shims(spawner->client(), *pools);
+    const AtEnd shims_end_alone{[&] { spawner->client().on_shim_exit({}); }};
     spawner->keep([&] {
       metrics.spawner_replaced();
       pools->spawner_replaced();
+      shims.spawner_replaced();
     });
     const AtEnd stop_keeping{[&] { spawner->stop_keeping(); }};
     const std::unique_ptr<MetricsServer> metrics_server =
         GRANARY_TRY(serve_metrics(config, metrics, [&] { return snapshot(*pools, *journal, events); }));
+    const std::unique_ptr<ShimDoor> door = GRANARY_TRY(ShimDoor::open(
+        config.shim_door_path(),
+        {.attach = [&](const std::string& clone, const pool::Disk& disk) { return pools->attach(clone, disk); },
+         .detach = [&](const std::string& clone, uint32_t disk) { return pools->detach(clone, disk); }}));
     const std::unique_ptr<ApiServer> server =
         GRANARY_TRY(ApiServer::start(config.socket_path(), {&service, &sandboxes}));
     spdlog::info("ready version={} socket={} pools={}", GRANARY_VERSION, config.socket_path(), config.pools.size());

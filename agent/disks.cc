@@ -48,6 +48,13 @@ Status check_size(const DiskWish& wish, int fd) {
   return invalid(wish, std::to_string(bytes) + " bytes; make it a multiple of 512, for instance with truncate -s %512");
 }
 
+Status lock(const DiskWish& wish, int fd) {
+  if (::flock(fd, (wish.read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) return ok();
+  const std::string what = "disk " + shown(wish);
+  if (errno != EWOULDBLOCK) return Error::last_os_error("lock " + what);
+  return Error::from_errno(EBUSY, what + " is in use; one clone may write to it, or several may read it");
+}
+
 Result<pool::Disk> open_disk(const DiskWish& wish) {
   GRANARY_TRY(check_path(wish));
   const std::string what = "disk " + shown(wish);
@@ -60,14 +67,20 @@ Result<pool::Disk> open_disk(const DiskWish& wish) {
   Fd file(::open(same.c_str(), (wish.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC));
   if (!file.valid()) return Error::last_os_error(what + (wish.read_only ? "" : " (append :ro to only read it)"));
   GRANARY_TRY(check_size(wish, file.get()));
-  if (::flock(file.get(), (wish.read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return Error::last_os_error("lock " + what);
-    return Error::from_errno(EBUSY, what + " is in use; one clone may write to it, or several may read it");
-  }
+  GRANARY_TRY(lock(wish, file.get()));
   return pool::Disk{.file = std::move(file), .read_only = wish.read_only};
 }
 
 }  // namespace
+
+Status take_disk(const pool::Disk& disk) {
+  const DiskWish named{.path = "that came with the call", .read_only = disk.read_only};
+  struct stat st {};
+  if (::fstat(disk.file.get(), &st) != 0) return Error::last_os_error("look at a disk");
+  GRANARY_TRY(check_kind(named, st.st_mode));
+  GRANARY_TRY(check_size(named, disk.file.get()));
+  return lock(named, disk.file.get());
+}
 
 std::string to_text(const std::vector<DiskWish>& disks) {
   if (disks.empty()) return "no disks";

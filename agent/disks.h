@@ -30,4 +30,7 @@ std::string to_text(const std::vector<DiskWish>& disks);
 // EACCES, EPERM, EROFS and the like of open(2); EBUSY (locked by another clone, or by this one already).
 Result<std::vector<pool::Disk>> open_disks(const std::vector<DiskWish>& wishes, size_t slots);
 
+// Checks and locks a disk that somebody else has opened. Again is fine.
+Status take_disk(const pool::Disk& disk);
+
 }  // namespace granary::agent

@@ -21,7 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::array<std::string, 3> kPrograms = {"granary-spawn", "granary-vmm", "granary-fsd"};
+const std::array<std::string, 4> kPrograms = {"granary-spawn", "granary-vmm", "granary-fsd", "containerd-shim-granary-v2"};
 constexpr size_t kShortIdDigits = 8;
 constexpr std::string_view kDigits = "0123456789";
 constexpr std::string_view kHexDigits = "0123456789abcdef";

@@ -9,7 +9,7 @@
 namespace granary::agent {
 
 // For an agent in a container, whose image must be free to go while its clones live on: copies granary-spawn,
-// granary-vmm and granary-fsd of `from` into a directory of `into` that is named by their build ids, so that versions lie side by side
+// granary-vmm, granary-fsd and containerd-shim-granary-v2 of `from` into a directory of `into` that is named by their build ids, so that versions lie side by side
 // and what runs is never overwritten. Returns that directory. What is there already stays; a copy appears whole or not
 // at all.
 Result<std::string> install_programs(const std::string& from, const std::string& into, const std::string& version);

@@ -36,7 +36,7 @@ class HostProgramsTest : public testing::Test {
     if (::mkdtemp(name.data()) == nullptr) std::abort();
     folder_ = name;
     fs::create_directory(folder_ / "image");
-    for (const char* program : {"granary-spawn", "granary-vmm", "granary-fsd"}) {
+    for (const char* program : {"granary-spawn", "granary-vmm", "granary-fsd", "containerd-shim-granary-v2"}) {
       fs::copy_file("/proc/self/exe", folder_ / "image" / program);
     }
   }
@@ -56,7 +56,7 @@ TEST_F(HostProgramsTest, CopiesIntoADirectoryOfItsVersion) {
   ASSERT_TRUE(directory) << directory.error().message();
   EXPECT_EQ(fs::path(*directory).parent_path(), folder_ / "host");
   EXPECT_EQ(fs::path(*directory).filename().string().find("1.2.3-"), 0U);
-  for (const char* program : {"granary-spawn", "granary-vmm", "granary-fsd"}) {
+  for (const char* program : {"granary-spawn", "granary-vmm", "granary-fsd", "containerd-shim-granary-v2"}) {
     EXPECT_EQ(content(fs::path(*directory) / program), content("/proc/self/exe"));
     struct stat info {};
     ASSERT_EQ(::stat((*directory + "/" + program).c_str(), &info), 0);

@@ -101,6 +101,22 @@ grpc::Status PoolService::Release(grpc::ServerContext*, const v1::ReleaseRequest
   return grpc::Status::OK;
 }
 
+grpc::Status PoolService::Attach(grpc::ServerContext* /*context*/, const v1::AttachRequest* request,
+                                 v1::AttachResponse* response) {
+  auto disks = open_disks({{.path = request->path(), .read_only = request->read_only()}}, 1);
+  if (!disks) return answer("Attach", disks.error());
+  const auto disk = pools_.attach(request->clone_id(), std::move(disks->front()));
+  if (!disk) return answer("Attach", disk.error());
+  response->set_disk(*disk);
+  return grpc::Status::OK;
+}
+
+grpc::Status PoolService::Detach(grpc::ServerContext* /*context*/, const v1::DetachRequest* request,
+                                 v1::DetachResponse* /*response*/) {
+  const auto done = pools_.detach(request->clone_id(), request->disk());
+  return done ? grpc::Status::OK : answer("Detach", done.error());
+}
+
 grpc::Status PoolService::List(grpc::ServerContext*, const v1::ListRequest* request, v1::ListResponse* response) {
   const auto clones = pools_.clones(request->pool());
   if (!clones) return answer("List", clones.error());

@@ -301,6 +301,25 @@ Result<bool> PoolSet::reclaim(const std::string& clone_id) {
   return was_there;
 }
 
+Result<uint32_t> PoolSet::attach(const std::string& clone_id, const pool::Disk& disk) {
+  GRANARY_TRY(running(clone_id));
+  GRANARY_TRY(take_disk(disk));
+  for (const Member& member : all_members()) {
+    auto attached = member.pool->attach(clone_id, disk);
+    if (attached || !attached.error().is(Errc::kCloneUnknown)) return attached;
+  }
+  return Error(Errc::kCloneGone, "clone " + clone_id);
+}
+
+Status PoolSet::detach(const std::string& clone_id, uint32_t disk) {
+  GRANARY_TRY(running(clone_id));
+  for (const Member& member : all_members()) {
+    Status detached = member.pool->detach(clone_id, disk);
+    if (detached || !detached.error().is(Errc::kCloneUnknown)) return detached;
+  }
+  return Error(Errc::kCloneGone, "clone " + clone_id);
+}
+
 Result<bool> PoolSet::release_owner(const std::string& owner_id) {
   const auto lease = leases_.of_owner(owner_id);
   if (!lease) return false;

@@ -114,11 +114,17 @@ class PoolSet {
   // Ends a lease now and reclaims its clone on another thread: for callers that must not wait.
   void release_later(const std::string& clone_id, const std::string& reason);
 
+  // A disk of a running clone: checked and locked as open_disks() does, whoever opened it. kCloneGone, kCloneUnknown, errors of
+  // Pool::attach().
+  Result<uint32_t> attach(const std::string& clone_id, const pool::Disk& disk);
+  Status detach(const std::string& clone_id, uint32_t disk);
+
   // The lease of a running clone; kCloneGone with the reason, kCloneUnknown.
   [[nodiscard]] Result<Lease> running(const std::string& clone_id) const;
   [[nodiscard]] std::vector<pool::PoolStatus> status() const;
   // Of one pool, or of all for an empty name, retired ones too; kPoolUnknown.
   [[nodiscard]] Result<std::vector<pool::CloneStatus>> clones(const std::string& pool) const;
+  [[nodiscard]] std::optional<Lease> lease_of_owner(const std::string& owner_id) const { return leases_.of_owner(owner_id); }
   [[nodiscard]] std::optional<Lease> lease_of(const std::string& clone_id) const { return leases_.of_clone(clone_id); }
   [[nodiscard]] std::vector<std::pair<std::string, pool::PoolMemory>> memory() const;
   // What these leases' clones have done in the agent's own network, by address.

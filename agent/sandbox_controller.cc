@@ -5,6 +5,7 @@
 
 #include <atomic>
 
+#include "agent/pod_files.h"
 #include "cri/runtime.pb.h"
 #include "grpc-api/status.h"
 
@@ -24,8 +25,6 @@ google::protobuf::Timestamp to_proto(std::chrono::system_clock::time_point when)
   return google::protobuf::util::TimeUtil::NanosecondsToTimestamp(
       std::chrono::duration_cast<std::chrono::nanoseconds>(when.time_since_epoch()).count());
 }
-
-std::string owner_of(const std::string& sandbox_id) { return kOwnerPrefix + sandbox_id; }
 
 grpc::Status unknown(const std::string& sandbox_id) {
   return {grpc::StatusCode::NOT_FOUND, "sandbox " + sandbox_id + " is not known to this agent"};
@@ -88,8 +87,11 @@ bool SandboxController::forget(const Waiter* waiter) {
   return std::erase_if(waiters_, [waiter](const auto& entry) { return entry.second == waiter; }) > 0;
 }
 
-std::string SandboxController::address_of(const std::string& sandbox_id) const {
-  return "ttrpc+unix://" + backend_.task_socket_directory + "/" + sandbox_id + ".sock";
+// A guest whose words for containers are not known (it told no boot id: a tiny one) gets none.
+granary::Status SandboxController::equip(const std::string& sandbox_id, const pool::CloneInfo& clone,
+                                         const guest::v1::Pod& pod) {
+  if (!clone.boot_id.empty()) GRANARY_TRY(backend_.prepare_guest(clone, pod));
+  return backend_.start_shim(sandbox_id, clone);
 }
 
 grpc::Status SandboxController::Create(grpc::ServerContext* /*context*/,
@@ -105,6 +107,7 @@ grpc::Status SandboxController::Create(grpc::ServerContext* /*context*/,
   record.hostname = config.hostname();
   record.cgroup_parent = config.linux_config().cgroup_parent();
   record.netns = request->netns_path();
+  record.guest_pod = to_guest_pod(config, backend_.host_resolv_conf);
   record.created_at = std::chrono::system_clock::now();
   if (const auto at = config.annotations().find(kPoolAnnotation); at != config.annotations().end())
     record.pool = at->second;
@@ -137,7 +140,7 @@ grpc::Status SandboxController::Start(grpc::ServerContext* context, const sandbo
   response->set_sandbox_id(id);
   response->set_pid(static_cast<uint32_t>(clone->vmm_pid));
   *response->mutable_created_at() = to_proto(created_at);
-  response->set_address(address_of(id));
+  response->set_address(backend_.task_address(id));
   response->set_version(kTaskVersion);
   return grpc::Status::OK;
 }
@@ -170,6 +173,16 @@ void SandboxController::end_start(const std::string& sandbox_id) {
 
 grpc::Status SandboxController::take_clone(const std::string& sandbox_id, const pool::CloneInfo& clone,
                                            WallTime& created_at) {
+  guest::v1::Pod guest_pod;
+  {
+    const std::lock_guard lock(mutex_);
+    guest_pod = sandboxes_.at(sandbox_id).guest_pod;
+  }
+  if (const granary::Status equipped = equip(sandbox_id, clone, guest_pod); !equipped) {
+    (void)backend_.release(clone.id);
+    (void)backend_.stop_shim(sandbox_id);
+    return api::to_grpc(equipped.error());
+  }
   bool stopped_meanwhile = false;
   {
     const std::lock_guard lock(mutex_);
@@ -183,6 +196,7 @@ grpc::Status SandboxController::take_clone(const std::string& sandbox_id, const 
   }
   if (stopped_meanwhile) {
     (void)backend_.release(clone.id);
+    (void)backend_.stop_shim(sandbox_id);
     return {grpc::StatusCode::FAILED_PRECONDITION, "sandbox " + sandbox_id + " was stopped while it started"};
   }
   // A clone that ended before its id was stored above was nobody's when on_clone_ended() heard of it.
@@ -212,7 +226,7 @@ grpc::Status SandboxController::Status(grpc::ServerContext* /*context*/,
   response->set_pid(static_cast<uint32_t>(record.clone.vmm_pid));
   response->set_state(record.phase == Phase::kReady ? "SANDBOX_READY" : "SANDBOX_NOTREADY");
   *response->mutable_created_at() = to_proto(record.created_at);
-  response->set_address(address_of(request->sandbox_id()));
+  response->set_address(backend_.task_address(request->sandbox_id()));
   response->set_version(kTaskVersion);
   if (record.phase == Phase::kEnded) *response->mutable_exited_at() = to_proto(record.exited_at);
   if (request->verbose()) {
@@ -258,21 +272,20 @@ grpc::Status SandboxController::stop(const std::string& sandbox_id) {
     std::unique_lock lock(mutex_);
     const auto at = sandboxes_.find(sandbox_id);
     if (at == sandboxes_.end()) return grpc::Status::OK;
-    if (at->second.phase == Phase::kEnded) {
-      await_starts(lock, sandbox_id);
-      return grpc::Status::OK;
-    }
     clone_id = at->second.clone.id;
-    waiters = end_locked(sandbox_id, at->second, 0, "stopped");
+    if (at->second.phase != Phase::kEnded) waiters = end_locked(sandbox_id, at->second, 0, "stopped");
     ended = at->second;
   }
   answer(waiters, ended);
-  if (clone_id.empty()) {
+  {
     std::unique_lock lock(mutex_);
     await_starts(lock, sandbox_id);
-    return grpc::Status::OK;
   }
-  return api::to_grpc(backend_.release(clone_id));
+  if (clone_id.empty()) return grpc::Status::OK;
+  // The clone first: until its shim ends, containerd hears from it how the containers ended.
+  const Result<bool> released = backend_.release(clone_id);
+  const granary::Status stopped = backend_.stop_shim(sandbox_id);
+  return released ? api::to_grpc(stopped) : api::to_grpc(released);
 }
 
 grpc::Status SandboxController::Stop(grpc::ServerContext* /*context*/, const sandbox::ControllerStopRequest* request,
@@ -309,8 +322,16 @@ grpc::ServerUnaryReactor* SandboxController::Wait(grpc::CallbackServerContext* /
   return waiter;
 }
 
+std::string SandboxController::owner_of(const std::string& sandbox_id) { return kOwnerPrefix + sandbox_id; }
+
+std::string SandboxController::sandbox_of(const Lease& lease) {
+  if (!lease.owner_id.starts_with(kOwnerPrefix)) return "";
+  return lease.owner_id.substr(std::string_view(kOwnerPrefix).size());
+}
+
 void SandboxController::restore(const Lease& lease, int64_t started_unix_ns) {
-  if (!lease.owner_id.starts_with(kOwnerPrefix)) return;
+  const std::string sandbox_id = sandbox_of(lease);
+  if (sandbox_id.empty()) return;
   Sandbox record;
   record.pool = lease.pool;
   record.hostname = lease.clone.hostname;
@@ -321,7 +342,7 @@ void SandboxController::restore(const Lease& lease, int64_t started_unix_ns) {
   record.created_at =
       WallTime(std::chrono::duration_cast<WallTime::duration>(std::chrono::nanoseconds(started_unix_ns)));
   const std::lock_guard lock(mutex_);
-  sandboxes_.insert_or_assign(lease.owner_id.substr(std::string_view(kOwnerPrefix).size()), std::move(record));
+  sandboxes_.insert_or_assign(sandbox_id, std::move(record));
 }
 
 void SandboxController::on_clone_ended(const std::string& clone_id, const std::string& reason) {

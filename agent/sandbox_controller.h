@@ -12,6 +12,7 @@
 
 #include "agent/pool_set.h"
 #include "containerd/sandbox.grpc.pb.h"
+#include "vmpool/guest/guest.pb.h"
 #include "vmpool/pool/pool.h"
 
 namespace granary::agent {
@@ -22,7 +23,13 @@ struct SandboxBackend {
   std::function<Result<bool>(const std::string& clone_id)> release;
   // kCloneGone with the reason once a clone has ended.
   std::function<granary::Status(const std::string& clone_id)> check_running;
-  std::string task_socket_directory;  // where a pod's Task service listens: <directory>/<sandbox id>.sock
+  // Tells the clone's guest what its containers share.
+  std::function<granary::Status(const pool::CloneInfo& clone, const guest::v1::Pod& pod)> prepare_guest;
+  // The pod's Task service (agent/shims.h), which lives from Start to Stop. Both are idempotent.
+  std::function<granary::Status(const std::string& sandbox_id, const pool::CloneInfo& clone)> start_shim;
+  std::function<granary::Status(const std::string& sandbox_id)> stop_shim;
+  std::function<std::string(const std::string& sandbox_id)> task_address;
+  std::string host_resolv_conf = {};  // of pods without a DNS configuration
 };
 
 // containerd's remote sandbox controller (containerd >= 2, proxy_plugins type "sandbox"): a pod sandbox is a clone from
@@ -38,6 +45,10 @@ class SandboxController final : public containerd::services::sandbox::v1::Contro
   // Answers every Wait that is still pending with UNAVAILABLE.
   ~SandboxController() override;
 
+  // Who holds the clone of a sandbox.
+  static std::string owner_of(const std::string& sandbox_id);
+  // The sandbox of a lease; empty: none.
+  static std::string sandbox_of(const Lease& lease);
   // A sandbox that an earlier agent started, from its clone's lease; leases of other owners are none of ours.
   void restore(const Lease& lease, int64_t started_unix_ns);
 
@@ -75,6 +86,7 @@ class SandboxController final : public containerd::services::sandbox::v1::Contro
     std::string hostname;
     std::string cgroup_parent;
     std::string netns;
+    guest::v1::Pod guest_pod;
     Phase phase = Phase::kCreated;
     pool::CloneInfo clone;
     WallTime created_at;
@@ -91,7 +103,7 @@ class SandboxController final : public containerd::services::sandbox::v1::Contro
   // Or gives it back, when the sandbox was stopped meanwhile.
   grpc::Status take_clone(const std::string& sandbox_id, const pool::CloneInfo& clone, WallTime& created_at);
   void await_starts(std::unique_lock<std::mutex>& lock, const std::string& sandbox_id);
-  [[nodiscard]] std::string address_of(const std::string& sandbox_id) const;
+  granary::Status equip(const std::string& sandbox_id, const pool::CloneInfo& clone, const guest::v1::Pod& pod);
   grpc::Status stop(const std::string& sandbox_id);
   // With the lock held: marks the sandbox ended and takes those who wait for it.
   std::vector<Waiter*> end_locked(const std::string& sandbox_id, Sandbox& sandbox, uint32_t exit_status,

@@ -29,7 +29,10 @@ class SandboxControllerTest : public testing::Test {
                        return true;
                      },
                      .check_running = [](const std::string&) { return ok(); },
-                     .task_socket_directory = "/run/tasks"}) {}
+                     .prepare_guest = [](const pool::CloneInfo&, const guest::v1::Pod&) { return ok(); },
+                     .start_shim = [](const std::string&, const pool::CloneInfo&) { return ok(); },
+                     .stop_shim = [](const std::string&) { return ok(); },
+                     .task_address = [](const std::string& id) { return "ttrpc+unix:///run/tasks/" + id; }}) {}
 
   grpc::Status create(const std::string& netns, const std::string& hostname = "pod") {
     runtime::v1::PodSandboxConfig config;

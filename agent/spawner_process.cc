@@ -53,6 +53,9 @@ Status start(const Config& config, const SpawnerFiles& files) {
                                  "--kvm",
                                  files.kvm_path,
                                  "--transient"};
+  if (const std::string shim = files.libexec_dir + "/containerd-shim-granary-v2"; ::access(shim.c_str(), X_OK) == 0) {
+    words.insert(words.end(), {"--shim", shim});
+  }
   for (const std::string& program : {words[0], words[6], words[8]}) {
     if (::access(program.c_str(), X_OK) != 0) return Error::last_os_error("run " + program + " (see --libexec-dir)");
   }
@@ -144,6 +147,7 @@ void SpawnerProcess::wait_if_unused() {
   if (!client_->connected() || client_->hello().transient == 0) return;
   const auto vms = client_->list();
   if (!vms || std::ranges::any_of(*vms, [](const control::VmRecord& record) { return record.alive != 0; })) return;
+  if (const auto shims = client_->list_shims(); !shims || !shims->empty()) return;
   const pid_t pid = client_->hello().pid;
   const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   client_.reset();

@@ -22,7 +22,10 @@ Error to_error(const guest::v1::Failure& failure) {
   }
 }
 
-GuestControl::~GuestControl() { loop_.remove(timer_); }
+GuestControl::~GuestControl() {
+  loop_.remove(timer_);
+  loop_.remove(pause_);
+}
 
 Status GuestControl::open() {
   conversation_ = GRANARY_TRY(GuestConversation::open(loop_, socket_path_,
@@ -33,7 +36,7 @@ Status GuestControl::open() {
 
 void GuestControl::ask(const guest::v1::Request& request, Done done) {
   const auto fail = [&](const Error& why) { loop_.post([done = std::move(done), why] { done(why); }); };
-  if (!conversation_) return fail({Errc::kPeerGone, "the clone has gone"});
+  if (!conversation_) return fail({Errc::kPeerGone, "the guest's init is not there"});
   if (open_.size() >= kMaxOpen) return fail(rpc_error(Rpc::kResourceExhausted, "the guest does not answer in time"));
   if (const Status sent = conversation_->send(request); !sent) return fail(sent.error());
   open_.push_back(std::move(done));
@@ -61,9 +64,24 @@ void GuestControl::on_reply(guest::v1::Reply& reply) {
 void GuestControl::on_closed(const Error& why) {
   loop_.remove(std::exchange(timer_, 0));
   let_go(loop_, std::move(conversation_));
-  const Status again = open();
+  const auto now = EventLoop::Clock::now();
+  if (now >= counted_from_ + kPause) {
+    counted_from_ = now;
+    openings_ = 0;
+  }
+  if (++openings_ <= kMostOpenings) {
+    open_again(why);
+  } else if (pause_ == 0) {
+    pause_ = loop_.call_at(now + kPause, [this, why] {
+      pause_ = 0;
+      open_again(why);
+    });
+  }
   fail_all(why);
-  if (again || is_gone_) return;
+}
+
+void GuestControl::open_again(const Error& why) {
+  if (is_gone_ || open()) return;
   is_gone_ = true;
   gone_(why);
 }

@@ -19,6 +19,9 @@ class GuestControl {
  public:
   static constexpr std::chrono::seconds kAnswerLimit{60};
   static constexpr size_t kMaxOpen = 256;
+  // New conversations in a second: a guest that ends each at once shall not keep the shim busy.
+  static constexpr int kMostOpenings = 4;
+  static constexpr std::chrono::seconds kPause{1};
   // A reply that is no Failure, or why there is none: to_error(), kPeerGone, kGuestUnresponsive.
   using Done = std::function<void(Result<guest::v1::Reply>)>;
 
@@ -38,6 +41,7 @@ class GuestControl {
   void on_closed(const Error& why);
   void fail_all(const Error& why);
   void watch_answer();
+  void open_again(const Error& why);
 
   EventLoop& loop_;
   std::string socket_path_;
@@ -45,6 +49,9 @@ class GuestControl {
   std::unique_ptr<GuestConversation> conversation_;
   std::deque<Done> open_;
   EventLoop::Token timer_ = 0;  // of the oldest question
+  EventLoop::Clock::time_point counted_from_;
+  int openings_ = 0;
+  EventLoop::Token pause_ = 0;
   bool is_gone_ = false;
 };
 

@@ -74,8 +74,7 @@ Status serve(const Pod& pod) {
   const Fd signals = GRANARY_TRY(end_signals());
   GRANARY_TRY(loop->add(signals.get(), EPOLLIN, [&](uint32_t) { loop->stop(); }));
   TaskService service(*loop, pod);
-  // A clone that has gone meanwhile is told in Create's answer.
-  if (const Status opened = service.open(); !opened) log_line(LogLevel::kError, "%s", opened.error().message().c_str());
+  service.open();
   Fd listener(::fcntl(kListener, F_DUPFD_CLOEXEC, 3));
   if (!listener.valid()) return Error::last_os_error("take the listening socket from standard input");
   const auto server =

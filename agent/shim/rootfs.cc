@@ -54,10 +54,10 @@ Result<BlockRoot> open_block_root(const Mounts& mounts) {
   BlockRoot root{.file = {}, .type = mount.type(), .options = {}, .read_only = mount.type() == "erofs"};
   for (const std::string& option : mount.options()) {
     root.read_only = root.read_only || option == "ro";
-    // The guest has the disk itself, and says read-only or not below.
+    // The guest has the disk itself, and writes to it unless it is told not to.
     if (option != "loop" && option != "ro" && option != "rw") root.options.push_back(option);
   }
-  root.options.emplace_back(root.read_only ? "ro" : "rw");
+  if (root.read_only) root.options.emplace_back("ro");
   root.file = GRANARY_TRY(open_file(mount.source(), root.read_only ? O_RDONLY : O_RDWR));
   struct stat info {};
   if (::fstat(root.file.get(), &info) != 0) return Error::last_os_error("look at " + mount.source());

@@ -114,18 +114,19 @@ void TaskService::start_container(Container& container, Answer answer) {
 void TaskService::start_exec(Container& container, const std::string& exec_id, Answer answer) {
   const std::shared_ptr<Process> process = container.execs.at(exec_id);
   if (const Status opened = process->open_streams(); !opened) return answer(opened.error());
-  process->start(container.exec_requests.at(exec_id),
-                 [this, id = container.id, exec_id, answer = std::move(answer)](const Status& done) {
-                   if (!done) return answer(done.error());
-                   containerd::events::TaskExecStarted event;
-                   event.set_container_id(id);
-                   event.set_exec_id(exec_id);
-                   event.set_pid(pid_);
-                   publish(containers_.at(id), event);
-                   task::StartResponse response;
-                   response.set_pid(pid_);
-                   answer(response.SerializeAsString());
-                 });
+  const guest::v1::Request request = std::move(container.exec_requests.at(exec_id));
+  container.exec_requests.erase(exec_id);
+  process->start(request, [this, id = container.id, exec_id, answer = std::move(answer)](const Status& done) {
+    if (!done) return answer(done.error());
+    containerd::events::TaskExecStarted event;
+    event.set_container_id(id);
+    event.set_exec_id(exec_id);
+    event.set_pid(pid_);
+    publish(containers_.at(id), event);
+    task::StartResponse response;
+    response.set_pid(pid_);
+    answer(response.SerializeAsString());
+  });
 }
 
 void TaskService::exec(const Caller& /*caller*/, const std::string& payload, Answer& answer) {
@@ -359,11 +360,10 @@ void TaskService::connect(const Caller& caller, const std::string& /*payload*/, 
   answer(response.SerializeAsString());
 }
 
+// Of a task: the shim is its sandbox's, and ends with it.
 void TaskService::shutdown(const Caller& /*caller*/, const std::string& payload, Answer& answer) {
   const auto request = parse<task::ShutdownRequest>(payload);
-  if (!request) return answer(request.error());
-  answer(empty());
-  if (containers_.empty()) shutdown_();
+  request ? answer(empty()) : answer(request.error());
 }
 
 void TaskService::pause(const Caller& /*caller*/, const std::string& /*payload*/, Answer& answer) {

@@ -35,6 +35,10 @@ TaskService::TaskService(EventLoop& loop, Pod pod)
 
 TaskService::~TaskService() = default;
 
+void TaskService::open() {
+  if (const Status opened = control_.open(); !opened) on_clone_gone(opened.error());
+}
+
 void TaskService::handle(ttrpc::Call call, ttrpc::Answer answer) {
   const std::string version = version_of(call.service);
   const auto method = methods().find(call.method);

@@ -39,13 +39,11 @@ class TaskService {
   TaskService(EventLoop& loop, Pod pod);
   ~TaskService();
 
-  // Connects to the guest.
-  Status open() { return control_.open(); }
+  // Connects to the guest. A clone that has gone meanwhile is told in the answers.
+  void open();
   void handle(ttrpc::Call call, ttrpc::Answer answer);
 
   [[nodiscard]] size_t containers() const { return containers_.size(); }
-  // Called once Shutdown was asked for and no container is left.
-  void on_shutdown(std::function<void()> callback) { shutdown_ = std::move(callback); }
 
  private:
   using Answer = ttrpc::Answer;
@@ -124,7 +122,6 @@ class TaskService {
   EventPublisher events_;
   const uint32_t pid_;
   std::map<std::string, Container> containers_;
-  std::function<void()> shutdown_ = [] {};
   std::optional<Error> clone_gone_;
 };
 

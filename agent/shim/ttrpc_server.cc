@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/shim/ttrpc_server.h"
 
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -50,6 +51,7 @@ Result<Fd> listen_unix(const std::string& path) {
 Result<std::unique_ptr<Server>> Server::create(EventLoop& loop, Fd listener, Handler handler) {
   GRANARY_TRY(set_nonblocking(listener.get()));
   std::unique_ptr<Server> server(new Server(loop, std::move(listener), std::move(handler)));
+  server->reserve_ = GRANARY_TRY(open_file("/dev/null", O_RDONLY));
   Server* self = server.get();
   self->token_ = GRANARY_TRY(loop.add(self->listener_.get(), EPOLLIN, [self](uint32_t) { self->accept_one(); }));
   return server;
@@ -70,13 +72,24 @@ size_t Server::open_calls() const {
 
 void Server::accept_one() {
   Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!socket.valid()) return;
+  if (!socket.valid()) {
+    if (errno == EMFILE || errno == ENFILE) shed_one();
+    return;
+  }
   if (sessions_.size() >= kMaxConnections || !peer_allowed(socket)) {
     log_line(LogLevel::kWarn, "ttrpc: turned away a client: %s",
              sessions_.size() >= kMaxConnections ? "too many connections" : "it runs as another user");
     return;
   }
   add(std::move(socket));
+}
+
+// Without this the level-triggered listener would spin until a descriptor becomes free.
+void Server::shed_one() {
+  log_line(LogLevel::kError, "ttrpc: out of file descriptors, a client was turned away");
+  reserve_.reset();
+  Fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC)).reset();
+  reserve_ = Fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
 }
 
 void Server::add(Fd socket) {

@@ -53,6 +53,7 @@ class Server {
   Server(EventLoop& loop, Fd listener, Handler handler)
       : loop_(loop), listener_(std::move(listener)), handler_(std::move(handler)) {}
   void accept_one();
+  void shed_one();
   void add(Fd socket);
   void drop(uint64_t number);
   void on_frame(uint64_t number, Frame frame);
@@ -63,6 +64,7 @@ class Server {
   EventLoop& loop_;
   Fd listener_;
   Handler handler_;
+  Fd reserve_;  // given up for a moment when descriptors run out, to accept and close a connection
   EventLoop::Token token_ = 0;
   uint64_t next_number_ = 1;
   std::map<uint64_t, Session> sessions_;

@@ -99,6 +99,15 @@ class FirstPod : public ::testing::Test {
     EXPECT_TRUE(status.ok()) << status.error_message();
     return response;
   }
+  static int processes_of_shim(const std::string& sandbox_id) {
+    int count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+      std::ifstream file(entry.path() / "cmdline");
+      const std::string line((std::istreambuf_iterator<char>(file)), {});
+      if (line.starts_with("containerd-shim-granary-v2") && line.find(sandbox_id) != std::string::npos) ++count;
+    }
+    return count;
+  }
   static void stop_and_remove(const std::string& id) {
     runtime::v1::StopPodSandboxRequest stop;
     stop.set_pod_sandbox_id(id);
@@ -128,8 +137,13 @@ TEST_F(FirstPod, BecomesReadyOnACloneAndGoesWithoutATrace) {
   EXPECT_EQ(sandbox.state(), runtime::v1::SANDBOX_READY);
   EXPECT_FALSE(sandbox.network().ip().empty());
   EXPECT_EQ(pool_status().running(), 1U);
+  const std::string task_socket = dir_ + "/run/tasks/" + running.pod_sandbox_id() + ".sock";
+  EXPECT_TRUE(std::filesystem::is_socket(task_socket));
+  EXPECT_EQ(processes_of_shim(running.pod_sandbox_id()), 1);
 
   stop_and_remove(running.pod_sandbox_id());
+  EXPECT_FALSE(std::filesystem::exists(task_socket));
+  EXPECT_EQ(processes_of_shim(running.pod_sandbox_id()), 0);
   EXPECT_TRUE(wait_until([] { return pool_status().running() == 0 && pool_status().reclaiming() == 0; },
                          std::chrono::seconds(30)));
   EXPECT_EQ(pool_status().leaks(), 0U);
@@ -154,6 +168,24 @@ TEST_F(FirstPod, AKilledVmmMakesTheSandboxNotReady) {
       wait_until([&] { return status_of(running.pod_sandbox_id()).status().state() == runtime::v1::SANDBOX_NOTREADY; },
                  std::chrono::seconds(30)));
   stop_and_remove(running.pod_sandbox_id());
+}
+
+TEST_F(FirstPod, AKilledShimMakesTheSandboxNotReady) {
+  runtime::v1::RunPodSandboxResponse running;
+  const grpc::Status status = call(&RuntimeService::Stub::RunPodSandbox, pod("shimless"), &running);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    std::ifstream file(entry.path() / "cmdline");
+    const std::string line((std::istreambuf_iterator<char>(file)), {});
+    if (line.starts_with("containerd-shim-granary-v2") && line.find(running.pod_sandbox_id()) != std::string::npos) {
+      ::kill(std::stoi(entry.path().filename()), SIGKILL);
+    }
+  }
+  EXPECT_TRUE(
+      wait_until([&] { return status_of(running.pod_sandbox_id()).status().state() == runtime::v1::SANDBOX_NOTREADY; },
+                 std::chrono::seconds(30)));
+  stop_and_remove(running.pod_sandbox_id());
+  EXPECT_TRUE(wait_until([] { return pool_status().running() == 0; }, std::chrono::seconds(30)));
 }
 
 TEST_F(FirstPod, HostNetworkIsRefusedWithAReason) {

@@ -60,7 +60,8 @@ void TestBench::start_spawner() {
   if (::geteuid() != 0) GTEST_SKIP() << "needs root: granary-spawn jails its VMMs";
   const std::string program = GRANARY_SPAWN;
   std::vector<std::string> words = {
-      program, "--control-socket", path("spawn.sock"), "--run-dir", path("run"), "--vmm", vmm_, "--kvm", kvm_, "--fsd", GRANARY_FSD};
+      program, "--control-socket", path("spawn.sock"), "--run-dir", path("run"), "--vmm", vmm_, "--kvm", kvm_,
+      "--fsd", GRANARY_FSD, "--shim", GRANARY_REPORT_SHIM};
   std::vector<char*> arguments;
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "agent/shim/ttrpc_server.h"
+#include "vmpool/pool/pool.h"
+
+namespace granary::agent {
+
+// Where shims ask the agent: the methods of granary.v1.Pool that they need (Attach, Detach), over ttrpc, which a shim
+// speaks anyway. gRPC would cost every pod more memory than all the rest of its shim; and here a disk's open file comes
+// with the call (SCM_RIGHTS), opened in the host's mount namespace, which the agent's container does not have. Same
+// messages, same meaning as on the API's socket; peers are checked the same way.
+class ShimDoor {
+ public:
+  // PoolSet's. Called on threads of their own, several at once.
+  struct Disks {
+    std::function<Result<uint32_t>(const std::string& clone_id, const pool::Disk& disk)> attach;
+    std::function<Status(const std::string& clone_id, uint32_t disk)> detach;
+  };
+  // Replaces a socket that an earlier agent left.
+  static Result<std::unique_ptr<ShimDoor>> open(const std::string& socket_path, Disks disks);
+  // Waits for calls that are being done.
+  ~ShimDoor();
+  ShimDoor(const ShimDoor&) = delete;
+  ShimDoor& operator=(const ShimDoor&) = delete;
+
+ private:
+  ShimDoor(std::string path, Disks disks, std::unique_ptr<EventLoop> loop)
+      : path_(std::move(path)), disks_(std::move(disks)), loop_(std::move(loop)) {}
+  void handle(ttrpc::Call call, ttrpc::Answer answer);
+  Result<std::string> attach(const std::string& payload, Fd file);
+  Result<std::string> detach(const std::string& payload);
+  void do_aside(std::function<Result<std::string>()> work, ttrpc::Answer answer);
+
+  std::string path_;
+  Disks disks_;
+  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<ttrpc::Server> server_;
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  int busy_ = 0;  // calls that are being done, each on a thread of its own: a VMM that hangs holds up its own pod alone
+  std::jthread thread_;
+};
+
+}  // namespace granary::agent
