@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/own_network.h"
 
-#include <poll.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -20,8 +19,6 @@ namespace {
 using netplumb::Guests;
 
 constexpr const char* kStore = "/addresses";
-constexpr size_t kMostAtOnce = 32;         // made in one go
-constexpr std::chrono::seconds kPause{1};  // after a failure that nobody waits for
 
 // A name in the abstract namespace, which is the network namespace's: it says which agent's table "granary" is.
 Result<Fd> claim_namespace() {
@@ -44,12 +41,6 @@ void fill_resolvers(const netplumb::RoutedNetwork& settings, guest::v1::Network&
   for (const netplumb::IpAddress& one : settings.resolvers) {
     network.add_nameservers(std::string(one.bytes.begin(), one.bytes.begin() + 4));
   }
-}
-
-std::vector<uint32_t> numbers_of(const Guests& guests) {
-  std::vector<uint32_t> numbers;
-  for (const auto& [guest, allow] : guests) numbers.push_back(guest);
-  return numbers;
 }
 
 Status take_routes_away() {
@@ -246,143 +237,6 @@ Status OwnNetwork::release(const std::string& address) {
   if (error != remove_errors_.end()) return error->second;
   if (slots_.contains(*guest)) return Error(Errc::kShuttingDown, "network of " + address + ": the agent ends");
   return ok();
-}
-
-bool OwnNetwork::lacks_taps() const { return count(State::kReady) < std::max(target_, waiting_); }
-
-bool OwnNetwork::has_doomed() const {
-  return std::ranges::any_of(slots_, [&](const auto& slot) {
-    return slot.second.state == State::kDoomed && !remove_errors_.contains(slot.first);
-  });
-}
-
-// Somebody's `nft flush ruleset` must not leave guests without rules.
-void OwnNetwork::watch(netplumb::NftWatch tables) {
-  pollfd ready[2] = {{.fd = tables.fd(), .events = POLLIN, .revents = 0},
-                     {.fd = stop_watching_.get(), .events = POLLIN, .revents = 0}};
-  while (ready[1].revents == 0) {
-    if (::poll(ready, 2, -1) < 0 && errno != EINTR) return;
-    if (!tables.table_deleted()) continue;
-    const std::lock_guard lock(mutex_);
-    look_ = true;
-    work_.notify_all();
-  }
-}
-
-void OwnNetwork::restore_table(Lock& lock) {
-  look_ = false;
-  lock.unlock();
-  if (!nft_->list(netplumb::list_set_text(netplumb::kGuestsSet))) {
-    const Status made = write_table();
-    if (made) spdlog::warn("own network: somebody deleted the nf_tables table inet granary; it was made anew");
-    if (!made) spdlog::error("own network: no rules error=\"{}\"", log_value(made.error().message()));
-  }
-  lock.lock();
-}
-
-void OwnNetwork::keep(const std::stop_token& stop) {
-  Lock lock(mutex_);
-  const auto has_work = [&] { return look_ || has_doomed() || (lacks_taps() && (asked_ || !failed_)); };
-  while (!stop.stop_requested()) {
-    if (look_) restore_table(lock);
-    if (lacks_taps()) make_some(lock);
-    remove_doomed(lock);
-    if (failed_) {
-      work_.wait_for(lock, stop, kPause, has_work);
-    } else {
-      work_.wait(lock, stop, has_work);
-    }
-  }
-}
-
-void OwnNetwork::make_some(Lock& lock) {
-  const size_t wanted = std::min(std::max(target_, waiting_) - count(State::kReady), kMostAtOnce);
-  std::vector<uint32_t> guests;
-  asked_ = false;
-  lock.unlock();
-  Status made = make(guests, wanted);
-  // Few addresses are left: then one, for whoever waits.
-  if (!made && made.error().is(Errc::kAddressesExhausted) && wanted > 1) made = make(guests, 1);
-  std::map<uint32_t, Fd> taps;
-  for (const uint32_t guest : guests) {
-    if (!made) break;
-    auto tap = netplumb::open_tap(guest);
-    if (tap) {
-      taps[guest] = *std::move(tap);
-    } else {
-      made = tap.error();
-    }
-  }
-  lock.lock();
-  for (const uint32_t guest : guests) {
-    Slot& slot = slots_[guest];
-    slot.state = made ? State::kReady : State::kDoomed;
-    if (made) slot.tap = std::move(taps[guest]);
-  }
-  failed_ = !made;
-  if (!made) {
-    ++failures_;
-    const bool is_news = make_error_.message() != made.error().message();
-    make_error_ = made.error();
-    if (is_news) spdlog::warn("own network: no tap made error=\"{}\"", log_value(made.error().message()));
-  }
-  done_.notify_all();
-}
-
-// What was made of them before an error is for remove().
-Status OwnNetwork::make(std::vector<uint32_t>& guests, size_t count) {
-  guests = GRANARY_TRY(store_.take(count));
-  Guests fresh;
-  for (const uint32_t guest : guests) fresh.emplace(guest, std::vector<netplumb::AllowRule>());
-  GRANARY_TRY(netplumb::make_taps(settings_, guests));
-  GRANARY_TRY(nft_->run(netplumb::add_guests_text(settings_, fresh), "own network: add guests"));
-  fault_point("own-network.made");
-  return ok();
-}
-
-void OwnNetwork::remove_doomed(Lock& lock) {
-  Guests doomed;
-  for (const auto& [guest, slot] : slots_) {
-    if (slot.state == State::kDoomed && !remove_errors_.contains(guest)) doomed.emplace(guest, slot.allow);
-  }
-  if (doomed.empty()) return;
-  lock.unlock();
-  const Status removed = remove(doomed);
-  lock.lock();
-  for (const auto& [guest, allow] : doomed) {
-    if (removed) {
-      slots_.erase(guest);
-    } else {
-      remove_errors_.insert_or_assign(guest, removed.error());
-    }
-  }
-  if (!removed) spdlog::error("own network: taps are left error=\"{}\"", log_value(removed.error().message()));
-  done_.notify_all();
-}
-
-Status OwnNetwork::remove(const Guests& guests) {
-  const std::vector<uint32_t> numbers = numbers_of(guests);
-  // An element that is not there, after a failure or somebody's `nft flush ruleset`, fails all of them.
-  if (!nft_->run(netplumb::remove_guests_text(settings_, guests), "own network: remove guests"))
-    GRANARY_TRY(write_table());
-  fault_point("own-network.denied");
-  GRANARY_TRY(netplumb::remove_taps(numbers));
-  GRANARY_TRY(store_.give_back(numbers));
-  fault_point("own-network.free");
-  return ok();
-}
-
-// Of every guest that is ready or held.
-Status OwnNetwork::write_table() {
-  const std::lock_guard one_at_a_time(table_mutex_);
-  Guests guests;
-  {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [guest, slot] : slots_) {
-      if (slot.state == State::kReady || slot.state == State::kHeld) guests.emplace(guest, slot.allow);
-    }
-  }
-  return nft_->run(netplumb::table_text(settings_, guests, keeps_strangers_out_), "own network: make its table");
 }
 
 std::map<std::string, OwnNetwork::Use> OwnNetwork::use_of(const std::vector<std::string>& addresses) {
