@@ -244,6 +244,7 @@ Result<pool::CloneInfo> PoolSet::hand_over(Member member, const Wish& wish, std:
     // All of it before the clone is taken: a mistake costs none. Our descriptors are closed when it has its own.
     const control::DeviceSet& devices = member.pool->settings().shape.devices;
     pool::Attachments attachments{.disks = GRANARY_TRY(open_disks(wish.disks, devices.block_slots)),
+                                  .shares = wish.shares && devices.fs != 0,
                                   .cgroup_parent = GRANARY_TRY(find_pod(wish.cgroup_parent))};
     GRANARY_TRY(wire(wish, devices.net_slots, attachments, address));
     auto clone = member.pool->acquire({.hostname = wish.hostname}, wish.deadline, attachments);

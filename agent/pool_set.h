@@ -53,6 +53,7 @@ class PoolSet {
     std::string cgroup_parent = {};  // the pod's cgroup, whose the clone's memory is to be; empty: the pool's
     std::string netns = {};  // the pod's network namespace, whose place the clone takes
     std::optional<NetWish> net = {};  // a card in the agent's own network; with neither it has no network
+    bool shares = false;  // a file server for its containers, where the pool's shape has the device
   };
   struct TemplateUse {
     pool::TemplateInfo info;

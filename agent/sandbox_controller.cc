@@ -159,7 +159,8 @@ grpc::Status SandboxController::begin_start(const std::string& sandbox_id, PoolS
           .hostname = record.hostname,
           .deadline = {},
           .cgroup_parent = record.cgroup_parent,
-          .netns = record.netns};
+          .netns = record.netns,
+          .shares = true};
   return grpc::Status::OK;
 }
 
