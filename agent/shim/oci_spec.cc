@@ -101,7 +101,10 @@ class Translation {
     GRANARY_TRY(replace_root());
     GRANARY_TRY(adapt_linux());
     for (json* mount : GRANARY_TRY(objects_in(spec_, "mounts"))) GRANARY_TRY(adapt_mount(*mount));
+    add_pod_files();
     drop(spec_, {"hooks", "windows", "solaris", "vm", "zos"});
+    // The guest's crun (1.8) takes no later one; what later versions added it ignores.
+    spec_["ociVersion"] = "1.0.2";
     result.json = spec_.dump();
     return result;
   }
@@ -221,6 +224,28 @@ class Translation {
     }
     mount["source"] = *std::move(guest_path);
     return ok();
+  }
+
+  // For sandboxes that are not its own containerd mounts none of these, and makes /dev/shm anew for each container.
+  void add_pod_files() {
+    static constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kFiles = {
+        {{"/etc/hosts", "hosts"}, {"/etc/hostname", "hostname"}, {"/etc/resolv.conf", "resolv.conf"}, {"/dev/shm", "shm"}}};
+    json& mounts = spec_["mounts"];
+    if (mounts.is_null()) mounts = json::array();
+    for (const auto& [destination, name] : kFiles) {
+      const auto there = std::ranges::find_if(mounts, [&](const json& one) { return one["destination"] == destination; });
+      const bool is_new_memory = there != mounts.end() && name == "shm" && there->value("type", "") == "tmpfs";
+      if (there != mounts.end() && !is_new_memory) continue;
+      json own = {{"destination", destination},
+                  {"type", "bind"},
+                  {"source", std::string(kPodFiles) + std::string(name)},
+                  {"options", {"rbind", "rprivate", "rw"}}};
+      if (is_new_memory) {
+        *there = std::move(own);
+      } else {
+        mounts.push_back(std::move(own));
+      }
+    }
   }
 
   // File systems that the guest's kernel makes of nothing.

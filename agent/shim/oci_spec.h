@@ -11,8 +11,8 @@
 // From the OCI runtime specification that containerd writes for this host (bundle/config.json) to one for the guest.
 // What a container asks of its kernel it gets from the guest's: capabilities, seccomp, limits, masked paths, users, new
 // namespaces and all mounts without a host path stay as they are. What names something of the host is
-//   replaced  root.path; linux.cgroupsPath; bind mounts: files of the pod by those that the guest has at
-//   /run/granary/pod, all
+//   replaced  ociVersion (crun knows 1.0 alone); root.path; linux.cgroupsPath; bind mounts: files of the pod by those that the guest has at
+//   /run/granary/pod (added where they are missing), all
 //             others by what Shares::mount() gives
 //   dropped   namespaces with a path and the network, ipc, uts ones (the guest's own are the pod's), host name (it is
 //   the pod's),

@@ -87,6 +87,7 @@ TEST_F(OciSpec, WhatNamesTheHostIsReplacedOrDropped) {
   EXPECT_EQ(after["root"], json({{"path", "rootfs"}, {"readonly", true}}));
   EXPECT_EQ(after["linux"]["cgroupsPath"], "/pod/c1");
   EXPECT_EQ(after["linux"]["namespaces"], json::parse(R"([{"type":"pid"},{"type":"mount"},{"type":"cgroup"}])"));
+  EXPECT_EQ(after["ociVersion"], "1.0.2");
   EXPECT_EQ(after["linux"]["resources"]["cpu"], json({{"shares", 102}, {"quota", 10000}, {"period", 100000}}));
   EXPECT_FALSE(after["linux"]["resources"].contains("hugepageLimits"));
 }
@@ -100,6 +101,22 @@ TEST_F(OciSpec, MountsOfThePodAreTheGuestsAndOthersAreShared) {
   EXPECT_EQ(after["mounts"][4]["options"], json::parse(R"(["rbind","ro"])"));
   EXPECT_THAT(shared_, ::testing::ElementsAre(std::pair("/var/lib/kubelet/pods/u1/etc-hosts", false),
                                               std::pair("/var/lib/kubelet/pods/u1/volumes/s", true)));
+}
+
+// As containerd writes it for sandboxes that are not its own.
+TEST_F(OciSpec, PodFilesThatAreNotMountedAreAdded) {
+  json spec = sample();
+  spec["mounts"] = json::parse(R"([{"destination":"/dev/shm","type":"tmpfs","source":"shm","options":["nosuid"]},
+                                   {"destination":"/etc/hosts","type":"bind","source":"/hosts-of-the-kubelet","options":["rbind"]}])");
+  const json mounts = translate(spec)["mounts"];
+  std::map<std::string, std::string> sources;
+  for (const json& mount : mounts) sources[mount["destination"]] = mount["source"];
+  EXPECT_EQ(sources, (std::map<std::string, std::string>{{"/dev/shm", "/run/granary/pod/shm"},
+                                                         {"/etc/hosts", "/run/granary/shares/1"},
+                                                         {"/etc/hostname", "/run/granary/pod/hostname"},
+                                                         {"/etc/resolv.conf", "/run/granary/pod/resolv.conf"}}));
+  spec.erase("mounts");
+  EXPECT_EQ(translate(spec)["mounts"].size(), 4U);
 }
 
 TEST_F(OciSpec, APodFileOfAnotherSandboxIsShared) {

@@ -41,6 +41,7 @@ std::unique_ptr<Runtime> Runtime::start() {
 bool Runtime::start_agent() {
   const std::string guest = setting("GRANARY_GUEST");
   std::ofstream(folder_ + "/granary.yaml") << "run_dir: " << folder_ << "/run\nstate_dir: " << folder_ << "/state\n"
+                                           << "containerd_events: " << folder_ << "/containerd/containerd.sock.ttrpc\n"
                                            << "guest: {kernel: " << guest << "/vmlinuz, initramfs: " << guest
                                            << "/initramfs.cpio}\npools:\n  - name: default\n    size: 2\n"
                                            << "    memory: 192MiB\n    devices: {fs: true}\n    boot_timeout: 300s\n"

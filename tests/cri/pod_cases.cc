@@ -112,16 +112,16 @@ TEST_F(CriTest, ContainersShareThePodsMemoryFolder) {
 }
 
 TEST_F(CriTest, PodPidNamespaceIsSharedAndContainersIsNot) {
-  const std::string pod = run_pod();
-  const auto in = [&](runtime::v1::NamespaceMode mode) {
+  const auto in = [&](const std::string& pod, runtime::v1::NamespaceMode mode) {
     runtime::v1::ContainerConfig config = script("exec sleep 4242");
     config.mutable_linux_config()->mutable_security_context()->mutable_namespace_options()->set_pid(mode);
     return start(pod, config);
   };
-  const std::string alone = in(runtime::v1::CONTAINER);
+  const std::string alone = in(run_pod(), runtime::v1::CONTAINER);
   EXPECT_EQ(exec(alone, "cat /proc/1/cmdline | tr '\\0' ' '").output, "sleep 4242 ");
-  const std::string first = in(runtime::v1::POD);
-  const std::string second = in(runtime::v1::POD);
+  const std::string pod = run_pod();
+  const std::string first = in(pod, runtime::v1::POD);
+  const std::string second = in(pod, runtime::v1::POD);
   EXPECT_EQ(exec(second, "for p in /proc/[0-9]*; do tr '\\0' ' ' 2>/dev/null <$p/cmdline; echo; done | grep -xc 'sleep 4242 '")
                 .output,
             "2\n");
