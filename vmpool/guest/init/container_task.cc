@@ -3,6 +3,8 @@
 
 #include <signal.h>
 
+#include <cerrno>
+
 #include "vmpool/guest/init/container_spec.h"
 #include "vmpool/guest/init/failure.h"
 
@@ -114,6 +116,9 @@ void ContainerExec::on_called(const Status& status) {
   ask_for_input();
 }
 
-void ContainerExec::send_signal(int number) { ::kill(-pid_, number); }
+// crun makes a group of its own for terminals alone.
+void ContainerExec::send_signal(int number) {
+  if (::kill(-pid_, number) != 0 && errno == ESRCH) ::kill(pid_, number);
+}
 
 }  // namespace granary::guest

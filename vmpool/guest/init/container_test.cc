@@ -136,6 +136,18 @@ TEST_F(ContainerTest, OneOrAllProcessesAreKilled) {
   expect_failure(kill("three", SIGKILL), v1::Failure::NOT_FOUND, "three");
 }
 
+TEST_F(ContainerTest, ACommandInAContainerIsSignalled) {
+  Conversation container = start("main", "echo ready; sleep 600");
+  container.expect_output("ready");
+  Conversation command = connect();
+  command.send(exec_in("main", "echo there; exec sleep 600"));
+  command.expect_output("there");
+  v1::Request kill_it;
+  kill_it.set_signal(SIGKILL);
+  command.send(kill_it);
+  EXPECT_EQ(command.finish().exited->signal(), SIGKILL);
+}
+
 TEST_F(ContainerTest, RequestsOutOfOrderAreRefused) {
   expect_failure(ask(start_request()), v1::Failure::INVALID, "without");
   Conversation conversation = connect();
