@@ -44,7 +44,7 @@ bool Runtime::start_agent() {
                                            << "containerd_events: " << folder_ << "/containerd/containerd.sock.ttrpc\n"
                                            << "guest: {kernel: " << guest << "/vmlinuz, initramfs: " << guest
                                            << "/initramfs.cpio}\npools:\n  - name: default\n    size: 2\n"
-                                           << "    memory: 192MiB\n    devices: {fs: true}\n    boot_timeout: 300s\n"
+                                           << "    memory: 512MiB\n    devices: {fs: true}\n    boot_timeout: 300s\n"
                                            << "    probe_timeout: 60s\n    identity_timeout: 60s\n";
   agent_ = std::make_unique<e2e::Process>(
       std::vector<std::string>{setting("GRANARY_BIN") + "/granaryd", "--config", folder_ + "/granary.yaml"},
