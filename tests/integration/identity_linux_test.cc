@@ -174,13 +174,15 @@ class LongParkTest : public IdentityLinuxTest {
 };
 
 TEST_P(LongParkTest, ClonesDifferAndTheirClocksAreRightAndStayIt) {
+  // Once is enough for so many: in an emulated node they take minutes.
+  const size_t count = std::string(GetParam()) == "distro" ? kClones : kClones / 4;
   constexpr size_t kWatched = 6;  // the rest of the checks wait for granary-init's next look at the host's clock
   constexpr std::chrono::milliseconds kOff{50};
   constexpr int64_t kNsPerHour = 3'600'000'000'000;
   constexpr uint64_t kMostTicksPerS = 1000;  // four times CONFIG_HZ; two hours made up for would be 1.8 million
   ASSERT_NO_FATAL_FAILURE(start());
-  const std::vector<CloneInfo> clones = acquire(kClones);
-  ASSERT_EQ(clones.size(), kClones);
+  const std::vector<CloneInfo> clones = acquire(count);
+  ASSERT_EQ(clones.size(), count);
   for (size_t i = 0; i < clones.size(); ++i) {
     const CloneInfo& clone = clones[i];
     ASSERT_NO_FATAL_FAILURE(probe(clone));
@@ -192,12 +194,12 @@ TEST_P(LongParkTest, ClonesDifferAndTheirClocksAreRightAndStayIt) {
     const std::vector<uint64_t> ticks = timer_interrupts(clone);
     EXPECT_EQ(ticks.size(), 2U);
     const uint64_t most = kMostTicksPerS * (static_cast<uint64_t>(clock.read().monotonic_ns) / 1'000'000'000 + 1);
-    for (const uint64_t count : ticks) EXPECT_LE(count, most);
+    for (const uint64_t each : ticks) EXPECT_LE(each, most);
     EXPECT_EQ(run_script(clone.socket_path, "dmesg | grep -iE 'lockup|stall'").output, "");
     EXPECT_EQ(run_script(clone.socket_path, "date -s '2001-02-03 04:05:06'").status, 0);
     EXPECT_TRUE(bench_.wait_until([&] { return clock.read().within(kOff); })) << "granary-init does not keep the clock";
   }
-  EXPECT_EQ(count_["getrandom-cpu1"], kClones);
+  EXPECT_EQ(count_["getrandom-cpu1"], count);
   for (const CloneInfo& clone : clones) EXPECT_TRUE(*pool_->release(clone.id));
 }
 
