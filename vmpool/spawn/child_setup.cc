@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <sanitizer/asan_interface.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -62,8 +63,9 @@ bool place_descriptors(Birth& birth, int& executable) {
   }
   for (Move& move : moves) {
     const bool is_own = move.from == kOwnFiles;
-    if (is_own) move.from = ::open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (is_own && !step(birth, "open /proc/self/fd", move.from)) return false;
+    // A mount of its own: through the host's, ".." would lead out of the jail.
+    if (is_own) move.from = ::open_tree(AT_FDCWD, "/proc/self/fd", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    if (is_own && !step(birth, "clone the mount of /proc/self/fd", move.from)) return false;
     move.from = ::fcntl(move.from, F_DUPFD_CLOEXEC, kFirstFreeFd);
     if (!step(birth, "duplicate a descriptor", move.from)) return false;
   }

@@ -132,6 +132,13 @@ TEST_F(FsdTest, ItsJailIsTight) {
   EXPECT_EQ(proc_status_field(process + "/status", "Seccomp"), "2");
   EXPECT_EQ(proc_status_field(process + "/status", "NSpid"), std::to_string(fsd.pid) + " 1");
   EXPECT_TRUE(fs::is_empty(process + "/root"));
+  // Its working directory is that of its own descriptors, above which there is nothing.
+  struct stat here {};
+  struct stat above {};
+  ASSERT_EQ(::stat((process + "/cwd").c_str(), &here), 0);
+  ASSERT_EQ(::stat((process + "/cwd/../../..").c_str(), &above), 0);
+  EXPECT_TRUE(here.st_dev == above.st_dev && here.st_ino == above.st_ino);
+  EXPECT_FALSE(fs::exists(process + "/cwd/../../../proc"));
   for (const char* space : {"mnt", "net", "ipc", "uts", "pid"}) {
     EXPECT_NE(fs::read_symlink(process + "/ns/" + space), fs::read_symlink(std::string("/proc/self/ns/") + space))
         << space;
