@@ -11,14 +11,17 @@
 
 #include <algorithm>
 
+#include "vmpool/fs/export_server.h"
+#include "vmpool/fs/file_server.h"
+
 namespace granary::fs {
 namespace {
 
 // A quarter of a million inodes pin about 300 MB of a host's memory, charged to the pod.
 constexpr size_t kMaxNodes = 256 * 1024;
 constexpr size_t kMaxHandles = 64 * 1024;
-// Sockets, connections, what one operation opens for a moment.
-constexpr size_t kOwnDescriptors = 64;
+// Sockets, what one operation opens for a moment; exports and their clients.
+constexpr size_t kOwnDescriptors = 64 + ExportServer::kMaxConnections + FileServer::kMaxExports;
 
 #ifndef GRANARY_SANITIZED
 // Any arguments.

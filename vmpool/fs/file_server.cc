@@ -17,7 +17,6 @@
 namespace granary::fs {
 namespace {
 
-constexpr size_t kMaxExports = 1024;
 // Host devices are told apart by the upper bits of an inode's number, because the guest sees one device.
 constexpr unsigned kDeviceShift = 48;
 constexpr uint64_t kMaxDevice = 0xffff;

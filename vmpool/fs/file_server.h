@@ -36,6 +36,8 @@ inline constexpr double kTimeoutSeconds = 0.5;
 // inode: nothing else is ever looked up from there.
 class FileServer {
  public:
+  static constexpr size_t kMaxExports = 1024;
+
   // `gone`: the VMM has closed the socket or sent garbage.
   static Result<std::unique_ptr<FileServer>> create(EventLoop& loop, Fd fuse_socket, const Limits& limits,
                                                     std::function<void()> gone);

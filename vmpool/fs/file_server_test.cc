@@ -120,9 +120,11 @@ TEST_F(FuseTest, ADeletedFileStaysUsable) {
 TEST_F(FuseTest, AppendingGoesToTheEndButWhatAMappingWritesToItsPlace) {
   put(top / "rw" / "f", "0123456789");
   const uint64_t handle = open(look("f", rw), O_WRONLY | O_APPEND);
-  write(handle, "end", 0);
-  write(handle, "ab", 2, FUSE_WRITE_CACHE);
+  write(handle, "end", 0, 0, O_WRONLY | O_APPEND);
+  write(handle, "ab", 2, FUSE_WRITE_CACHE, O_WRONLY | O_APPEND);
   EXPECT_EQ(get(top / "rw" / "f"), "01ab456789end");
+  write(handle, "cd", 4);
+  EXPECT_EQ(get(top / "rw" / "f"), "01abcd6789end") << "it appends no longer (F_SETFL)";
 }
 
 TEST_F(FuseTest, ExtendedAttributes) {

@@ -154,8 +154,10 @@ class FuseTest : public testing::Test {
     }
     return note(answer, entry.nodeid);
   }
-  size_t write(uint64_t handle, std::string_view bytes, uint64_t offset = 0, uint32_t flags = 0) {
+  size_t write(uint64_t handle, std::string_view bytes, uint64_t offset = 0, uint32_t flags = 0,
+               int open_flags = O_WRONLY) {
     fuse_write_in in{};
+    in.flags = static_cast<uint32_t>(open_flags);
     in.fh = handle;
     in.offset = offset;
     in.size = static_cast<uint32_t>(bytes.size());

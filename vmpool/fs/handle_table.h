@@ -19,7 +19,6 @@ using Directory = std::unique_ptr<DIR, CloseDirectory>;
 struct Handle {
   enum class Kind : uint8_t { kFree, kFile, kDirectory, kRoot, kGone };
   Kind kind = Kind::kFree;
-  bool append = false;  // the guest opened it with O_APPEND
   std::shared_ptr<const Export> export_ = {};
   Fd file = {};
   Directory directory = {};

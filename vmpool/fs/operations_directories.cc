@@ -55,6 +55,7 @@ class Listing {
     used_ += needed;
     return true;
   }
+  [[nodiscard]] bool is_empty() const { return used_ == 0; }
   [[nodiscard]] bool plus() const { return plus_; }
   void reply() { ::fuse_reply_buf(request_, bytes_.data(), used_); }
 
@@ -121,7 +122,9 @@ void FileServer::reply_listing(fuse_req_t request, HandleId id, size_t size, off
   if (const Handle* root = handles_.find(id, Handle::Kind::kRoot)) {
     list_root(*root, offset, listing);
   } else if (Handle* handle = handles_.find(id, Handle::Kind::kDirectory)) {
-    if (const int failed = list(*handle, offset, listing); failed != 0) return Operations::error(request, failed);
+    const int failed = list(*handle, offset, listing);
+    // What is listed is counted already; the next page tells the error.
+    if (failed != 0 && listing.is_empty()) return Operations::error(request, failed);
   } else {
     return Operations::error(request, EBADF);
   }

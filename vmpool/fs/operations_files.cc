@@ -40,13 +40,13 @@ void Operations::read(fuse_req_t request, fuse_ino_t /*id*/, size_t size, off_t 
 }
 
 // The host's file is never opened with O_APPEND: what the guest's kernel writes back for a mapping may come by a handle
-// of somebody who appends.
+// of somebody who appends. Whether one appends can change after open(2) (F_SETFL), so each write says it.
 void Operations::write(fuse_req_t request, fuse_ino_t /*id*/, const char* bytes, size_t size, off_t offset,
                        fuse_file_info* file) {
   const Handle* handle = server(request).handles_.find(file->fh, Handle::Kind::kFile);
   if (handle == nullptr) return error(request, EBADF);
   if (offset < 0) return error(request, EINVAL);
-  const bool appends = handle->append && file->writepage == 0;
+  const bool appends = (file->flags & O_APPEND) != 0 && file->writepage == 0;
   const iovec part{const_cast<char*>(bytes), size};
   const ssize_t n = ::pwritev2(handle->file.get(), &part, 1, offset, appends ? RWF_APPEND : 0);
   n < 0 ? error(request, errno) : void(::fuse_reply_write(request, static_cast<size_t>(n)));

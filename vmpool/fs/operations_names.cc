@@ -125,7 +125,6 @@ void Operations::create(fuse_req_t request, fuse_ino_t parent, const char* name,
       made = self.created(**directory, fresh);
       if (!made) return error(request, made.error());
       opened = self.handles_.add({.kind = Handle::Kind::kFile,
-                                  .append = (file->flags & O_APPEND) != 0,
                                   .export_ = self.nodes_.find(made->ino)->export_,
                                   .file = std::move(fresh)});
       break;
@@ -161,7 +160,6 @@ OrErrno<HandleId> FileServer::open_file(const Node& node, int guest_flags) {
   OrErrno<Fd> fd = reopen(node, host_flags(guest_flags));
   if (!fd) return errno_of(fd.error());
   return handles_.add({.kind = Handle::Kind::kFile,
-                       .append = (guest_flags & O_APPEND) != 0,
                        .export_ = node.export_,
                        .file = std::move(*fd)});
 }

@@ -205,6 +205,13 @@ std::vector<std::string> Clone::destroy() {
 }
 
 Status Clone::kill_vm() {
+  // Before its name goes: a spawner that took the VM over knows nothing of its file server.
+  const Result<Fd> shares = connect_unix(fs::export_socket_beside(vm_.socket_path), SOCK_SEQPACKET, SteadyClock::now() + kKillLimit);
+  GRANARY_TRY(kill_vmm());
+  return await_end_of_shares(shares);
+}
+
+Status Clone::kill_vmm() {
   // A spawner that came after the one which started it takes its number for that of a VM that ended long ago.
   if (const Status killed = tools_.spawner.kill(vm_.vm); !killed || !ended()) return kill_without_spawner();
   (void)tools_.spawner.forget(vm_.vm);
@@ -220,20 +227,17 @@ Status Clone::kill_without_spawner() {
     return Error(Errc::kDeadlineExceeded, "killed, but its pidfd says that it lives");
   }
   if (::unlink(vm_.socket_path.c_str()) != 0 && errno != ENOENT) return Error::last_os_error("remove its socket");
-  return await_end_of_shares();
+  return ok();
 }
 
 // A file server ends by itself once its VMM is gone, and every connection to it with it.
-Status Clone::await_end_of_shares() const {
-  const std::string path = fs::export_socket_beside(vm_.socket_path);
-  const SteadyTime deadline = SteadyClock::now() + kKillLimit;
-  const Result<Fd> connection = connect_unix(path, SOCK_SEQPACKET, deadline);
-  if (connection && !GRANARY_TRY(wait_ready(connection->get(), POLLIN, deadline))) {
+Status Clone::await_end_of_shares(const Result<Fd>& connection) const {
+  const bool none = !connection && (connection.error().is_errno(ENOENT) || connection.error().is_errno(ECONNREFUSED));
+  if (!connection && !none) return connection.error();
+  if (connection && !GRANARY_TRY(wait_ready(connection->get(), POLLIN, SteadyClock::now() + kKillLimit))) {
     return Error(Errc::kDeadlineExceeded, "its file server lives although the VMM is gone");
   }
-  if (!connection && !connection.error().is_errno(ENOENT) && !connection.error().is_errno(ECONNREFUSED)) {
-    return connection.error();
-  }
+  const std::string path = fs::export_socket_beside(vm_.socket_path);
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) return Error::last_os_error("remove its file server's socket");
   return ok();
 }

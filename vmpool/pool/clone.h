@@ -99,9 +99,10 @@ class Clone {
  private:
   Clone(CloneTools tools, const Uuid& uuid, std::string group);
   Status kill_vm();
+  Status kill_vmm();
   Status kill_without_spawner();
   Status share();
-  Status await_end_of_shares() const;
+  Status await_end_of_shares(const Result<Fd>& connection) const;
   Status remove_group(const std::string& group);
 
   CloneTools tools_;
