@@ -10,6 +10,7 @@
 
 #include "agent/log_text.h"
 #include "agent/network_message.h"
+#include "netplumb/conntrack.h"
 #include "netplumb/ip_text.h"
 #include "vmpool/base/fault.h"
 
@@ -112,7 +113,12 @@ Status OwnNetwork::reconcile(const std::vector<Held>& held) {
   GRANARY_TRY(netplumb::add_subnet_route(settings_.subnet));
   std::vector<uint32_t> strays;
   std::ranges::set_difference(GRANARY_TRY(netplumb::find_taps()), kept, std::back_inserter(strays));
-  return netplumb::remove_taps(strays);
+  GRANARY_TRY(netplumb::remove_taps(strays));
+  GRANARY_TRY(netplumb::forget_connections([&](const netplumb::IpAddress& address) {
+    const auto guest = guest_at(address);
+    return guest && !kept.contains(*guest);
+  }));
+  return ok();
 }
 
 OwnNetwork::~OwnNetwork() {
@@ -156,8 +162,12 @@ Status OwnNetwork::remove_leftovers(const std::string& state_dir) {
 
 std::optional<uint32_t> OwnNetwork::guest_at(const std::string& address) const {
   const auto parsed = netplumb::parse_address(address);
-  if (!parsed || !netplumb::contains(settings_.subnet, {*parsed, 32})) return std::nullopt;
-  const uint32_t guest = netplumb::to_number(*parsed) - netplumb::to_number(settings_.subnet.address);
+  return parsed ? guest_at(*parsed) : std::nullopt;
+}
+
+std::optional<uint32_t> OwnNetwork::guest_at(const netplumb::IpAddress& address) const {
+  if (address.v6 || !netplumb::contains(settings_.subnet, {address, 32})) return std::nullopt;
+  const uint32_t guest = netplumb::to_number(address) - netplumb::to_number(settings_.subnet.address);
   if (guest < netplumb::kFirstGuest || guest > netplumb::last_guest(settings_)) return std::nullopt;
   return guest;
 }

@@ -93,6 +93,7 @@ class OwnNetwork {
   void watch(netplumb::NftWatch tables);
   void restore_table(Lock& lock);
   [[nodiscard]] std::optional<uint32_t> guest_at(const std::string& address) const;
+  [[nodiscard]] std::optional<uint32_t> guest_at(const netplumb::IpAddress& address) const;
   [[nodiscard]] size_t count(State state) const;
   void doom(uint32_t guest);
   void keep(const std::stop_token& stop);
@@ -125,6 +126,7 @@ class OwnNetwork {
   Error make_error_{Errc::kShuttingDown, "the agent ends"};
   std::map<uint32_t, Error> remove_errors_;  // of those that are doomed
   bool look_ = false;                        // a table was deleted, perhaps ours
+  bool table_missing_ = false;               // it was, and could not be made anew yet
   bool ends_ = false;
   std::jthread keeper_;
   std::jthread watcher_;

@@ -7,6 +7,7 @@
 
 #include "agent/log_text.h"
 #include "agent/own_network.h"
+#include "netplumb/conntrack.h"
 #include "vmpool/base/fault.h"
 
 namespace granary::agent {
@@ -48,24 +49,28 @@ void OwnNetwork::watch(netplumb::NftWatch tables) {
 
 void OwnNetwork::restore_table(Lock& lock) {
   look_ = false;
+  bool table_missing = false;
   lock.unlock();
   if (!nft_->list(netplumb::list_set_text(netplumb::kGuestsSet))) {
     const Status made = write_table();
     if (made) spdlog::warn("own network: somebody deleted the nf_tables table inet granary; it was made anew");
     if (!made) spdlog::error("own network: no rules error=\"{}\"", log_value(made.error().message()));
+    table_missing = !made;
   }
   lock.lock();
+  table_missing_ = table_missing;
 }
 
 void OwnNetwork::keep(const std::stop_token& stop) {
   Lock lock(mutex_);
   const auto has_work = [&] { return look_ || has_doomed() || (lacks_taps() && (asked_ || !failed_)); };
   while (!stop.stop_requested()) {
-    if (look_) restore_table(lock);
+    if (look_ || table_missing_) restore_table(lock);
     if (lacks_taps()) make_some(lock);
     remove_doomed(lock);
-    if (failed_) {
+    if (failed_ || table_missing_ || !remove_errors_.empty()) {
       work_.wait_for(lock, stop, kPause, has_work);
+      remove_errors_.clear();  // who waits for one has heard of it; it is tried again
     } else {
       work_.wait(lock, stop, has_work);
     }
@@ -144,6 +149,11 @@ Status OwnNetwork::remove(const Guests& guests) {
     GRANARY_TRY(write_table());
   fault_point("own-network.denied");
   GRANARY_TRY(netplumb::remove_taps(numbers));
+  // Before another guest can have the addresses.
+  GRANARY_TRY(netplumb::forget_connections([&](const netplumb::IpAddress& address) {
+    const auto guest = guest_at(address);
+    return guest && guests.contains(*guest);
+  }));
   GRANARY_TRY(store_.give_back(numbers));
   fault_point("own-network.free");
   return ok();

@@ -265,6 +265,7 @@ TEST_F(OwnNetworkTest, FiveHundredCyclesLeaveNothing) {
 TEST_F(OwnNetworkTest, LeftoversGoWhereNoneIsConfigured) {
   in_host([&] { EXPECT_TRUE(OwnNetwork::remove_leftovers(folder_)); });
   start();
+  EXPECT_TRUE(std::filesystem::exists(folder_ + "/addresses")) << "or nobody would look after a kill -9";
   (void)take({"10.0.0.0/8"});
   in_host([&] { EXPECT_TRUE(OwnNetwork::remove_leftovers(folder_).error().is(Errc::kAlreadyRunning)); });
   in_host([&] { network_.reset(); });

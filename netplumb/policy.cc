@@ -97,6 +97,7 @@ std::string chains(const RoutedNetwork& network, bool keeps_strangers_out) {
          "  chain input { type filter hook input priority 0; policy accept;\n"
          "    iifname != \"granary*\" accept\n"
          "    ct state established,related accept\n"
+         "    iifname @connections goto deny\n"
          "    ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept\n"
          "    iifname vmap @exceptions\n"
          "    goto deny\n"
@@ -105,7 +106,8 @@ std::string chains(const RoutedNetwork& network, bool keeps_strangers_out) {
          "    ct state established,related accept\n"
          "    ct state invalid goto deny\n"
          "    iifname @connections goto deny\n"
-         "    ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept\n"
+         // As the guest addressed it: a resolver may be a service that the host translates.
+         "    ct original ip daddr @resolvers meta l4proto { tcp, udp } ct original proto-dst 53 accept\n"
          "    iifname vmap @exceptions\n"
          "    ip daddr @forbidden goto deny\n"
          "    iifname vmap @allowed\n"

@@ -2,6 +2,7 @@
 // What guests of a routed network can reach, with real taps, routes and nf_tables.
 #include "netplumb/routed_network.h"
 
+#include "netplumb/conntrack.h"
 #include "netplumb/routed_fixture.h"
 
 namespace granary::netplumb {
@@ -173,6 +174,63 @@ TEST_F(TrafficTest, AGuestHasSoManyConnectionsAndNoMore) {
   guests_[1]->send(guests_[1]->udp_to(kWorld, "the other"));
   EXPECT_EQ(world.until("the other").size(), 8U);
   EXPECT_EQ(counted(kDeniedSet, 2), 92U);
+}
+
+TEST_F(TrafficTest, ConnectionsToTheHostItselfCountToo) {
+  network_.most_connections = 8;
+  network_.resolvers = {kHost};
+  make({{2, {}}, {3, {}}});
+  const Listener dns(host_.fd(), kDns);
+  const auto ask = [&](const TapGuest& guest, uint16_t port, const std::string& text) {
+    Udp udp = guest.udp_to(kHost, text);
+    udp.source_port = port;
+    udp.destination_port = kDns;
+    guest.send(udp);
+  };
+  for (uint16_t port = 1000; port < 1100; ++port) ask(*guests_[0], port, "question");
+  ask(*guests_[1], 1000, "the other");
+  EXPECT_EQ(dns.until("the other").size(), 8U);
+}
+
+TEST_F(TrafficTest, AResolverMayBeAServiceThatTheHostTranslates) {
+  ASSERT_EQ(host_.run("nft \"table ip service { chain to { type nat hook prerouting priority -100; ip daddr 192.168.7.9 udp "
+                      "dport 53 dnat to 192.168.7.1:4000; }; }\""),
+            0);
+  network_.resolvers = {ip("192.168.7.9")};
+  make({{2, {}}});
+  const Listener world(world_.fd(), kPort);
+  Udp question = guests_[0]->udp_to(ip("192.168.7.9"), "question");
+  question.destination_port = kDns;
+  guests_[0]->send(question);
+  guests_[0]->send(guests_[0]->udp_to(kPrivate, "denied"));
+  guests_[0]->send(guests_[0]->udp_to(kWorld, "through"));
+  EXPECT_THAT(world.until("through"), ElementsAre("question"));
+}
+
+// An address goes to somebody else: what was answered before is not, and what was allowed is not, either.
+TEST_F(TrafficTest, ForgottenConnectionsAreOpenToNobody) {
+  make({{2, rules({"192.168.7.1"})}, {3, {}}});
+  const Listener world(world_.fd(), kPort);
+  guests_[0]->send(guests_[0]->udp_to(kPrivate, "mine"));
+  const auto got = world.receive(10'000);
+  ASSERT_TRUE(got);
+  world.answer(*got, "answered");
+  pollfd ready{guests_[0]->tap(), POLLIN, 0};
+  ASSERT_EQ(::poll(&ready, 1, 10'000), 1);
+  ASSERT_TRUE(guests_[0]->receive());
+  ASSERT_TRUE(nft_->run(remove_guests_text(network_, {{2, rules({"192.168.7.1"})}}), "remove the guest"));
+  on_host([&]() -> Status {
+    const auto is_two = [&](const IpAddress& address) { return address == address_of(network_, 2); };
+    EXPECT_EQ(GRANARY_TRY(forget_connections(is_two)), 1U);
+    EXPECT_EQ(GRANARY_TRY(forget_connections(is_two)), 0U);
+    return ok();
+  });
+  ASSERT_TRUE(nft_->run(add_guests_text(network_, {{2, {}}}), "the next one"));
+  world.answer(*got, "for the last one");
+  guests_[0]->send(guests_[0]->udp_to(kPrivate, "not mine any more"));
+  guests_[0]->send(guests_[0]->udp_to(kWorld, "through"));
+  EXPECT_THAT(world.until("through"), IsEmpty());
+  EXPECT_FALSE(guests_[0]->receive());
 }
 
 TEST_F(TrafficTest, NothingIsLeftAndNothingIsInTheWay) {
