@@ -4,7 +4,6 @@
 #include <malloc.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -13,6 +12,7 @@
 #include "agent/shim/task_service.h"
 #include "agent/shim/ttrpc_server.h"
 #include "vmpool/base/log.h"
+#include "vmpool/base/signal_fd.h"
 
 namespace granary::shim {
 namespace {
@@ -58,20 +58,9 @@ bool parse(int argc, char** argv, Pod& pod) {
   }
 }
 
-Result<Fd> end_signals() {
-  sigset_t set;
-  ::sigemptyset(&set);
-  ::sigaddset(&set, SIGTERM);
-  ::sigaddset(&set, SIGINT);
-  if (::sigprocmask(SIG_BLOCK, &set, nullptr) != 0) return Error::last_os_error("block signals");
-  Fd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!fd.valid()) return Error::last_os_error("signalfd");
-  return fd;
-}
-
 Status serve(const Pod& pod) {
   const std::unique_ptr<EventLoop> loop = GRANARY_TRY(EventLoop::create());
-  const Fd signals = GRANARY_TRY(end_signals());
+  const Fd signals = GRANARY_TRY(take_signals({SIGTERM, SIGINT}));
   GRANARY_TRY(loop->add(signals.get(), EPOLLIN, [&](uint32_t) { loop->stop(); }));
   TaskService service(*loop, pod);
   service.open();

@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "vmpool/base/log.h"
+#include "vmpool/base/signal_fd.h"
 #include "vmpool/base/time_slice.h"
 #include "vmpool/spawn/spawner.h"
 
@@ -89,18 +90,6 @@ bool parse(int argc, char** argv, SpawnerOptions& options) {
   }
 }
 
-// SIGTERM and SIGINT as a descriptor.
-Result<Fd> end_signals() {
-  sigset_t set;
-  ::sigemptyset(&set);
-  ::sigaddset(&set, SIGTERM);
-  ::sigaddset(&set, SIGINT);
-  if (::sigprocmask(SIG_BLOCK, &set, nullptr) != 0) return Error::last_os_error("block signals");
-  Fd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!fd.valid()) return Error::last_os_error("signalfd");
-  return fd;
-}
-
 // Three descriptors per VMM: the default soft limit of 1024 would be reached at 300 of them.
 void raise_descriptor_limit() {
   rlimit limit{};
@@ -111,7 +100,7 @@ void raise_descriptor_limit() {
 
 Status serve(const SpawnerOptions& options) {
   const std::unique_ptr<EventLoop> loop = GRANARY_TRY(EventLoop::create());
-  const Fd signals = GRANARY_TRY(end_signals());
+  const Fd signals = GRANARY_TRY(take_signals({SIGTERM, SIGINT}));
   const std::unique_ptr<Spawner> spawner = GRANARY_TRY(Spawner::create(*loop, options));
   // It holds every template's memory. Its VMMs' change of uid would clear this anyway, as they share its memory until
   // they execute.

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "vmpool/base/log.h"
+#include "vmpool/base/signal_fd.h"
 #include "vmpool/guest/init/boot.h"
 #include "vmpool/guest/init/doorbell.h"
 #include "vmpool/guest/init/server.h"
@@ -29,13 +30,7 @@ double seconds_since_boot() {
 // SIGTERM as an event instead of a disposition, which PID 1 would ignore.
 Result<Fd> take_sigterm() {
   ::signal(SIGPIPE, SIG_IGN);
-  sigset_t set;
-  ::sigemptyset(&set);
-  ::sigaddset(&set, SIGTERM);
-  ::sigprocmask(SIG_BLOCK, &set, nullptr);
-  Fd signals(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!signals.valid()) return Error::last_os_error("signalfd for SIGTERM");
-  return signals;
+  return take_signals({SIGTERM});
 }
 
 Status serve_guest() {
