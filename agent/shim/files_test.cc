@@ -142,6 +142,8 @@ TEST_F(FilesTest, WhatFailsLeavesNeitherMountNorExport) {
   request.mutable_rootfs(0)->clear_options();
   request.mutable_rootfs(0)->add_options("lowerdir=/no/such/layer");
   check("mount overlay");
+  request.mutable_rootfs(0)->set_options(0, "lowerdir=/" + std::string(4095, 'x'));
+  check("fewer layers");
   *request.add_rootfs() = request.rootfs(0);
   check("2 mounts");
 }

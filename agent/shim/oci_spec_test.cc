@@ -117,6 +117,8 @@ TEST_F(OciSpec, PodFilesThatAreNotMountedAreAdded) {
                                                          {"/etc/resolv.conf", "/run/granary/pod/resolv.conf"}}));
   spec.erase("mounts");
   EXPECT_EQ(translate(spec)["mounts"].size(), 4U);
+  spec["mounts"] = json::parse(R"([{"destination":"/dev/shm","type":null,"source":"/dev/shm","options":["bind"]}])");
+  EXPECT_EQ(translate(spec)["mounts"].size(), 4U);
 }
 
 TEST_F(OciSpec, APodFileOfAnotherSandboxIsShared) {

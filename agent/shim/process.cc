@@ -126,17 +126,25 @@ void Process::on_failure(const Error& why) {
 void Process::on_closed(const Error& why) {
   let_go(loop_, std::move(conversation_));
   if (exit_) return;
-  log_line(LogLevel::kWarn, "%s ended with its clone: %s", name_.c_str(), why.message().c_str());
+  log_line(LogLevel::kWarn, "%s is ended: %s", name_.c_str(), why.message().c_str());
   stop(kKilledStatus, why);
 }
 
-void Process::end_with_clone(const Error& why) { on_closed(why); }
+void Process::end(const Error& why) { on_closed(why); }
 
 void Process::write_output(OutputFifo* to, const std::string& bytes) {
-  if (to == nullptr) return;
+  if (to == nullptr || (killed_ && to->full())) return;
   to->write(bytes);
-  if (to->full() && conversation_) conversation_->hold_back(true);
+  if (to->full() && !killed_ && conversation_) conversation_->hold_back(true);
 }
+
+// From here on its end matters more than output that nobody reads.
+void Process::note_killed() {
+  killed_ = true;
+  if (conversation_) conversation_->hold_back(false);
+}
+
+bool Process::has_unwritten_output() const { return (out_ && !out_->is_empty()) || (err_ && !err_->is_empty()); }
 
 void Process::let_through() {
   if (conversation_ && !out_->full() && !err_->full()) conversation_->hold_back(false);
@@ -150,6 +158,7 @@ void Process::send_input(std::string_view bytes) {
 }
 
 Status Process::send_small(const guest::v1::Request& request) {
+  if (!conversation_ && !exit_) return rpc_error(Rpc::kFailedPrecondition, name_ + " has not been started");
   if (!conversation_) return rpc_error(Rpc::kNotFound, name_ + " has ended");
   if (conversation_->unsent_bytes() > kMostUnsentBytes) {
     return rpc_error(Rpc::kUnavailable, name_ + ": the guest does not read");

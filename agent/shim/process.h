@@ -59,15 +59,18 @@ class Process {
   // From kCreated to kRunning. A container's is started on its conversation, an exec's (`exec` has one) on a new one.
   void start(const guest::v1::Request& exec_or_start, Done done);
 
-  // NOT_FOUND once it has ended. An exec's process group.
+  // NOT_FOUND once it has ended, FAILED_PRECONDITION before it was started.
   Status signal(uint32_t number);
   Status resize(uint32_t rows, uint32_t columns);
   // The guest gets what is in the FIFO, then the end of its input.
   void close_input();
   // Called once it has ended; at once if it has.
   void when_ended(std::function<void(const Exit&)> callback);
-  // Its clone has gone, and nothing more comes from it.
-  void end_with_clone(const Error& why);
+  // Nothing more comes from it: its clone has gone, or its container is deleted.
+  void end(const Error& why);
+  // It was killed: output beyond what is kept for a reader that stands still is dropped, or its end would never be heard.
+  void note_killed();
+  [[nodiscard]] bool has_unwritten_output() const;
   void note_deleting() { phase_ = Phase::kDeleting; }
   // The guest would not: it can be tried again.
   void note_not_deleted() { phase_ = exit_ ? Phase::kStopped : Phase::kCreated; }
@@ -98,6 +101,7 @@ class Process {
   Events events_;
   Phase phase_ = Phase::kCreating;
   bool in_guest_ = false;  // the guest has made it
+  bool killed_ = false;
   std::unique_ptr<GuestConversation> conversation_;
   std::unique_ptr<OutputFifo> out_;
   std::unique_ptr<OutputFifo> err_;

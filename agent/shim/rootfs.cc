@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::array<std::string_view, 5> kBlockTypes = {"ext4", "ext3", "ext2", "xfs", "erofs"};
 constexpr size_t kMostOptions = 64;
+constexpr size_t kMostOptionBytes = 4096;
 
 bool is_block_type(const std::string& type) { return std::ranges::find(kBlockTypes, type) != kBlockTypes.end(); }
 
@@ -80,6 +81,11 @@ Result<MountedRoot> MountedRoot::mount(const Mounts& mounts, const std::string& 
     } else {
       data += (data.empty() ? "" : ",") + option;
     }
+  }
+  // mount(2) takes a page and cuts off what is longer: then other layers would be mounted than those that were asked for.
+  if (data.size() >= kMostOptionBytes) {
+    return Error(Errc::kNotSupported, "root file system: mount options of " + std::to_string(data.size()) +
+                                          " bytes, at most 4095 are possible; use an image with fewer layers");
   }
   if (::mkdir(target.c_str(), 0711) != 0 && errno != EEXIST) return Error::last_os_error("make " + target);
   if (::mount(wanted.source().c_str(), target.c_str(), wanted.type().c_str(), flags, data.c_str()) != 0) {

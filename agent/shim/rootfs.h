@@ -33,8 +33,8 @@ Result<BlockRoot> open_block_root(const Mounts& mounts);
 // A root file system that is mounted on this host as long as the object lives.
 class MountedRoot {
  public:
-  // At `target`, which is made if need be. kInvalidArgument: no mounts, too many options; kNotSupported: several mounts;
-  // the errno of mount(2) with type, source and options.
+  // At `target`, which is made if need be. kInvalidArgument: no mounts, too many options; kNotSupported: several mounts,
+  // or options longer than the kernel takes; the errno of mount(2) with type, source and options.
   static Result<MountedRoot> mount(const Mounts& mounts, const std::string& target);
   ~MountedRoot();
   MountedRoot(MountedRoot&& other) noexcept : target_(std::exchange(other.target_, {})), read_only_(other.read_only_) {}

@@ -15,7 +15,7 @@ namespace granary::shim {
 
 // From the guest to a FIFO. What a slow reader does not take is kept, up to kKeptBytes; from there on full() says that
 // the guest is to be held back. The FIFO is open for reading too, so that a reader that comes and goes is no error: a
-// dead one stops this stream alone, at its limit.
+// dead one stops its process at that limit, until that is killed.
 class OutputFifo {
  public:
   static constexpr size_t kKeptBytes = 256 * 1024;
@@ -27,6 +27,7 @@ class OutputFifo {
   OutputFifo& operator=(const OutputFifo&) = delete;
 
   void write(std::string_view bytes);
+  [[nodiscard]] bool is_empty() const { return kept_.size() == begin_; }
   [[nodiscard]] bool full() const { return kept_.size() - begin_ > kKeptBytes; }
   // No more comes: closed, which its reader sees, once all is written.
   void finish();

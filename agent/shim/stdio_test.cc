@@ -90,15 +90,18 @@ TEST_F(StdioTest, ASlowReaderGetsEveryByteAndHoldsTheGuestBack) {
   EXPECT_TRUE(got == all);
 }
 
-TEST_F(StdioTest, ADeadReaderStopsNeitherExitNorOthers) {
+TEST_F(StdioTest, AReaderThatStandsStillStopsNeitherTheEndOfWhatIsKilledNorOthers) {
   start();
-  reader_.reset();
   FakeGuest::Peer* peer = guest_->conversation("c1");
-  for (int i = 0; i < 5; ++i) {
+  for (int i = 0; i < 8; ++i) {  // more than the FIFO has and is kept
     FakeGuest::output(*peer, std::string(60'000, 'x'));
     settle();
   }
-  guest_->exit("c1", 4);
+  KillRequest kill;
+  kill.set_id("c1");
+  kill.set_signal(9);
+  EXPECT_TRUE(call("Kill", kill));
+  guest_->exit("c1", 137);
   EXPECT_TRUE(ask<WaitRequest>("Wait", "c1"));
   create_and_start("c2");
   guest_->exit("c2", 0);

@@ -181,6 +181,7 @@ void TaskService::kill(const Caller& /*caller*/, const std::string& payload, Ans
   }
   const auto process = find(request->id(), request->exec_id(), Operation::kKill);
   if (!process) return answer(process.error());
+  if (request->signal() == SIGKILL) (*process)->note_killed();
   if (!request->exec_id().empty()) {
     const Status sent = (*process)->signal(request->signal());
     return sent ? answer(empty()) : answer(sent.error());
@@ -224,7 +225,7 @@ void TaskService::remove_container(Container& container, Answer answer) {
   guest::v1::Request question;
   question.mutable_container_delete()->set_container_id(container.id);
   question.mutable_container_delete()->set_force(!stopped);
-  control_.ask(question, [this, id = container.id, answer = std::move(answer)](const Result<guest::v1::Reply>& reply) {
+  slow_control_.ask(question, [this, id = container.id, answer = std::move(answer)](const Result<guest::v1::Reply>& reply) {
     const bool is_gone = reply || clone_gone_ || to_rpc(reply.error()).code == Rpc::kNotFound;
     if (is_gone) return finish_removal(id, answer);
     containers_.at(id).process->note_not_deleted();
@@ -236,6 +237,10 @@ void TaskService::finish_removal(const std::string& id, const Answer& answer) {
   Container& container = containers_.at(id);
   const Exit exit = container.process->exit().value_or(Exit{kKilledStatus, std::chrono::system_clock::now()});
   release(std::move(container.files));
+  // Who waits for an exec, or for a container that was never started, hears of it now or never.
+  const Error deleted(Errc::kCloneGone, "container " + id + " is deleted");
+  for (const auto& [exec_id, exec] : container.execs) exec->end(deleted);
+  container.process->end(deleted);
   containerd::events::TaskDelete event;
   event.set_container_id(id);
   event.set_pid(pid_);
@@ -330,7 +335,7 @@ void TaskService::update(const Caller& /*caller*/, const std::string& payload, A
   guest::v1::Request question;
   question.mutable_container_update()->set_container_id(request->id());
   *question.mutable_container_update()->mutable_limits() = to_guest(*limits);
-  control_.ask(question, [answer = std::move(answer)](const Result<guest::v1::Reply>& reply) {
+  slow_control_.ask(question, [answer = std::move(answer)](const Result<guest::v1::Reply>& reply) {
     reply ? answer(empty()) : answer(reply.error());
   });
 }

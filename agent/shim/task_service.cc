@@ -28,6 +28,8 @@ TaskService::TaskService(EventLoop& loop, Pod pod)
     : loop_(loop),
       pod_(std::move(pod)),
       control_(loop, pod_.guest_socket, [this](const Error& why) { on_clone_gone(why); }),
+      // That the clone has gone, control_ tells.
+      slow_control_(loop, pod_.guest_socket, [](const Error&) {}),
       disks_(loop, pod_.agent_socket, pod_.clone_id),
       shares_(pod_.guest_socket),
       events_(loop, pod_.events_socket),
@@ -36,7 +38,8 @@ TaskService::TaskService(EventLoop& loop, Pod pod)
 TaskService::~TaskService() = default;
 
 void TaskService::open() {
-  if (const Status opened = control_.open(); !opened) on_clone_gone(opened.error());
+  if (const Status opened = control_.open(); !opened) return on_clone_gone(opened.error());
+  (void)slow_control_.open();
 }
 
 void TaskService::handle(ttrpc::Call call, ttrpc::Answer answer) {
@@ -92,10 +95,13 @@ void TaskService::on_exited(const std::string& id, const std::string& exec_id) {
 void TaskService::on_clone_gone(const Error& why) {
   log_line(LogLevel::kError, "the clone has gone: %s", why.message().c_str());
   clone_gone_ = why;
-  for (auto& [id, container] : containers_) {
-    for (auto& [exec_id, exec] : container.execs) exec->end_with_clone(why);
-    container.process->end_with_clone(why);
+  // What ends while it is created takes its container out of containers_.
+  std::vector<std::shared_ptr<Process>> all;
+  for (const auto& [id, container] : containers_) {
+    for (const auto& [exec_id, exec] : container.execs) all.push_back(exec);
+    all.push_back(container.process);
   }
+  for (const auto& process : all) process->end(why);
 }
 
 void TaskService::publish(const Container& container, const google::protobuf::MessageLite& event) {
@@ -103,7 +109,13 @@ void TaskService::publish(const Container& container, const google::protobuf::Me
 }
 
 void TaskService::let_go_of(std::shared_ptr<Process> process) {
-  loop_.post([process = std::move(process)] {});
+  // Its reader may not have taken everything yet.
+  constexpr std::chrono::seconds kDrainLimit{2};
+  if (process->has_unwritten_output()) {
+    loop_.call_at(EventLoop::Clock::now() + kDrainLimit, [process = std::move(process)] {});
+  } else {
+    loop_.post([process = std::move(process)] {});
+  }
 }
 
 }  // namespace granary::shim

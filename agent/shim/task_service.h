@@ -117,6 +117,7 @@ class TaskService {
   EventLoop& loop_;
   const Pod pod_;
   GuestControl control_;
+  GuestControl slow_control_;  // what crun takes its time for: a kill must not wait behind it
   CloneDisks disks_;
   Shares shares_;
   EventPublisher events_;

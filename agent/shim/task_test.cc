@@ -232,6 +232,50 @@ TEST_F(TaskTest, AnEndedCloneEndsItsContainers) {
   EXPECT_EQ(code_of(call("Create", create_request("c3"))), Rpc::kFailedPrecondition);
 }
 
+TEST_F(TaskTest, AnEndedCloneEndsWhatIsBeingCreated) {
+  create_and_start("c1");
+  guest_->on_request = [this](FakeGuest::Peer&, const guest::v1::Request& request) {
+    if (request.has_container_create()) loop_->post([this] { guest_->die(); });
+    return request.has_container_create();  // never answered
+  };
+  EXPECT_FALSE(call("Create", create_request("c2")));
+  EXPECT_EQ(service_->containers(), 1U);
+  EXPECT_EQ(parsed<WaitResponse>(ask<WaitRequest>("Wait", "c1")).exit_status(), 137U);
+}
+
+TEST_F(TaskTest, DeletingAContainerEndsItsExecsForWhoWaits) {
+  create_and_start("c1");
+  ASSERT_TRUE(exec("c1", "e1"));
+  ASSERT_TRUE(ask<StartRequest>("Start", "c1", "e1"));
+  std::optional<Result<std::string>> waited;
+  WaitRequest wait;
+  wait.set_id("c1");
+  wait.set_exec_id("e1");
+  service_->handle({.service = "containerd.task.v3.Task",
+                    .method = "Wait",
+                    .payload = wait.SerializeAsString(),
+                    .metadata = {},
+                    .take_fd = {}},
+                   [&](Result<std::string> result) { waited = std::move(result); });
+  settle();
+  ASSERT_FALSE(waited);
+  guest_->exit("c1", 0);
+  ASSERT_TRUE(ask<WaitRequest>("Wait", "c1"));
+  ASSERT_TRUE(ask<DeleteRequest>("Delete", "c1"));
+  ASSERT_TRUE(run_until([&] { return waited.has_value(); }));
+  EXPECT_EQ(parsed<WaitResponse>(*waited).exit_status(), 137U);
+}
+
+TEST_F(TaskTest, AKillOfAnExecBeforeItsStartIsRefused) {
+  create_and_start("c1");
+  ASSERT_TRUE(exec("c1", "e1"));
+  KillRequest kill;
+  kill.set_id("c1");
+  kill.set_exec_id("e1");
+  kill.set_signal(9);
+  EXPECT_EQ(code_of(call("Kill", kill)), Rpc::kFailedPrecondition);
+}
+
 TEST_F(TaskTest, AHostileGuestEndsOnlyItsOwnContainer) {
   create_and_start("c1");
   create_and_start("c2");
