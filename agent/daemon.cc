@@ -196,6 +196,14 @@ void end_pods_of_lost_shims(pool::SpawnerClient& spawner, PoolSet& pools) {
   });
 }
 
+// Those that ended while no agent ran.
+void end_pods_without_shim(const Reconciled& found, Shims& shims, PoolSet& pools) {
+  for (const JournalClone& clone : found.adopt) {
+    if (!shims.was_lost(SandboxController::sandbox_of(*clone.lease))) continue;
+    pools.release_later(clone.id, "ended: its shim ended while no agent ran");
+  }
+}
+
 // The clones of the agent before this one, and the sandboxes that hold them.
 void take_up(const Reconciled& found, PoolSet& pools, SandboxController& sandboxes) {
   for (const JournalClone& clone : found.adopt) {
@@ -344,6 +352,7 @@ Status serve(const DaemonOptions& options, const Host& host) {
     });
     take_up(found, *pools, sandboxes);
     end_pods_of_lost_shims(spawner->client(), *pools);
+    end_pods_without_shim(found, shims, *pools);
     const AtEnd shims_end_alone{[&] { spawner->client().on_shim_exit({}); }};
     spawner->keep([&] {
       metrics.spawner_replaced();

@@ -59,13 +59,20 @@ Status Shims::stop(const std::string& sandbox_id) {
 std::vector<std::string> Shims::reconcile(const std::set<std::string>& kept) {
   const std::lock_guard lock(mutex_);
   std::vector<std::string> leaks;
+  for (const std::string& id : kept) {
+    if (id.empty()) continue;
+    auto found = spawner_.find_shim(id);
+    if (found) shims_.emplace(id, *std::move(found));
+    if (!found && found.error().is_errno(ENOENT)) lost_.insert(id);
+    // Without knowing them no socket can be told from a stray.
+    if (!found && !found.error().is_errno(ENOENT)) return {"shims (" + found.error().message() + ")"};
+  }
   const auto running = spawner_.list_shims();
   if (!running) return {"shims, which cannot be listed (" + running.error().message() + ")"};
   for (const control::ShimRecord& record : *running) {
     const std::string id = control::text_of(record.shim.sandbox_id);
-    if (kept.contains(id)) {
-      if (auto found = spawner_.find_shim(id); found) shims_.emplace(id, *std::move(found));
-    } else if (const Status stopped = spawner_.stop_shim(id); !stopped) {
+    if (kept.contains(id)) continue;
+    if (const Status stopped = spawner_.stop_shim(id); !stopped) {
       leaks.push_back("shim " + std::to_string(record.pid) + " (" + stopped.error().message() + ")");
     }
   }
@@ -76,6 +83,11 @@ std::vector<std::string> Shims::reconcile(const std::set<std::string>& kept) {
     if (::unlink(path.c_str()) != 0) leaks.push_back("socket " + path.native());
   }
   return leaks;
+}
+
+bool Shims::was_lost(const std::string& sandbox_id) {
+  const std::lock_guard lock(mutex_);
+  return lost_.contains(sandbox_id);
 }
 
 void Shims::spawner_replaced() {

@@ -32,6 +32,8 @@ class Shims {
   Status stop(const std::string& sandbox_id);
   // At an agent's start: takes up the shims of `kept` sandboxes and ends all others. A text for each that could not be.
   std::vector<std::string> reconcile(const std::set<std::string>& kept);
+  // reconcile() found that its shim had ended while no agent ran.
+  [[nodiscard]] bool was_lost(const std::string& sandbox_id);
   // Gives the shims to a spawner that came after a lost one.
   void spawner_replaced();
 
@@ -48,6 +50,7 @@ class Shims {
   const Paths paths_;
   std::mutex mutex_;
   std::map<std::string, pool::SpawnedShim> shims_;
+  std::set<std::string> lost_;
 };
 
 }  // namespace granary::agent

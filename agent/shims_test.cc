@@ -80,6 +80,20 @@ TEST_F(ShimsTest, TheNextAgentKeepsWhatIsHeldAndEndsTheRest) {
   EXPECT_EQ(running(), 0U);
 }
 
+TEST_F(ShimsTest, OneThatEndedWhileNoAgentRanIsKnownToBeLost) {
+  ASSERT_TRUE(shims_->start("s1", clone_));
+  ASSERT_TRUE(shims_->start("s2", clone_));
+  shims_.reset();
+  ASSERT_TRUE(bench_.spawner().stop_shim("s1"));
+  shims_ = make();
+  EXPECT_TRUE(shims_->reconcile({"s1", "s2", ""}).empty());
+  EXPECT_TRUE(shims_->was_lost("s1"));
+  EXPECT_FALSE(shims_->was_lost("s2"));
+  EXPECT_FALSE(shims_->was_lost(""));
+  EXPECT_THAT(sockets(), ::testing::ElementsAre("s2.sock"));
+  EXPECT_TRUE(shims_->stop("s2"));
+}
+
 TEST_F(ShimsTest, AnEndIsTold) {
   std::promise<std::string> ended;
   bench_.spawner().on_shim_exit(
