@@ -125,6 +125,8 @@ class PoolModel {
   }
   Outcome finish_outcome(double end) {
     outcome_.seconds = std::max(now_, end);
+    // Who was never served has waited until now.
+    for (const double since : waiting_) waits_.push_back(static_cast<float>(now_ - since));
     std::ranges::sort(waits_);
     const auto percentile = [&](double share) {
       const auto rank = static_cast<uint64_t>(std::ceil(share * static_cast<double>(outcome_.acquires)));
