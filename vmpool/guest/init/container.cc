@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
+
 #include "vmpool/base/log.h"
 #include "vmpool/guest/init/cgroup.h"
 #include "vmpool/guest/init/container_spec.h"
@@ -15,6 +17,9 @@
 
 namespace granary::guest {
 namespace {
+
+// Far above what crun takes once the process that it starts is gone.
+constexpr std::chrono::seconds kStartEndsWithin{1};
 
 Status make_folder(const std::string& path) {
   if (::mkdir(path.c_str(), 0700) == 0) return ok();
@@ -41,6 +46,8 @@ Status remove_traces(const std::string& bundle, const std::string& group) {
 
 Container::Container(Surroundings around, v1::ContainerCreate request)
     : around_(std::move(around)), request_(std::move(request)), memory_watch_(around_.loop) {}
+
+Container::~Container() { around_.loop.remove(start_limit_); }
 
 Result<std::unique_ptr<Container>> Container::create(Surroundings around, v1::ContainerCreate request) {
   GRANARY_TRY(check_rootfs(request.rootfs()));
@@ -120,8 +127,20 @@ void Container::on_ending(Reaper::Ending ending) {
   cgroup::signal_all(cgroup(), SIGKILL);
   ending_ = ending;
   // A short process ends before crun, which started it, has.
-  if (!starting_) tell_ending();
+  if (starting_) {
+    limit_start();
+  } else {
+    tell_ending();
+  }
   clean_up_if_idle();
+}
+
+// crun waits for ever for a process that went between its two looks at it.
+void Container::limit_start() {
+  start_limit_ = around_.loop.call_at(EventLoop::Clock::now() + kStartEndsWithin, [this] {
+    start_limit_ = 0;
+    if (call_) call_->kill();
+  });
 }
 
 void Container::tell_ending() {
@@ -133,8 +152,7 @@ void Container::tell_ending() {
 void Container::abandon() {
   listener_ = {};
   if (state_ == State::kCreating) {
-    unwanted_ = true;
-    if (call_) call_->kill();
+    give_up_creation();
   } else if (state_ != State::kEnded) {
     kill_all();
   }
@@ -150,6 +168,7 @@ void Container::start(Answer answer) {
   Result<std::unique_ptr<CrunCall>> call =
       CrunCall::start(around_.reaper, around_.paths, std::move(settings), [=, this, pid = pid_](const Status& status) {
         call_.reset();
+        around_.loop.remove(std::exchange(start_limit_, 0));
         starting_ = false;
         if (state_ == State::kCreated && status) state_ = State::kRunning;
         v1::Reply reply;
@@ -184,10 +203,21 @@ void Container::remove(bool force, Answer answer) {
     return answer(named(v1::Failure::INVALID, "has not ended: kill it first, or delete it with force"));
   }
   removal_answers_.push_back(std::move(answer));
-  unwanted_ = true;
-  if (state_ != State::kEnded && call_) call_->kill();
+  if (state_ == State::kCreating) {
+    give_up_creation();
+  } else {
+    unwanted_ = true;
+    if (call_ && (starting_ || state_ != State::kEnded)) call_->kill();
+  }
   kill_all();
   clean_up_if_idle();
+}
+
+// Whatever step it is at: waiting for a disk takes half a minute.
+void Container::give_up_creation() {
+  unwanted_ = true;
+  if (errand_) errand_->cancel();
+  if (call_) call_->kill();
 }
 
 void Container::watch_memory() {

@@ -38,6 +38,10 @@ class Container {
   // Checks the request and begins. kInvalidArgument.
   static Result<std::unique_ptr<Container>> create(Surroundings around, v1::ContainerCreate request);
 
+  ~Container();
+  Container(const Container&) = delete;
+  Container& operator=(const Container&) = delete;
+
   void listen(Listener listener) { listener_ = std::move(listener); }
   // Its conversation is gone: it is killed, or, if it is only being made, removed.
   void abandon();
@@ -63,8 +67,10 @@ class Container {
   void on_created(const Status& status);
   void fail_creation(const Error& error);
   void on_ending(Reaper::Ending ending);
+  void limit_start();
   void tell_ending();
   void kill_all();
+  void give_up_creation();
   void watch_memory();
   void look_at_memory();
   void clean_up_if_idle();
@@ -83,6 +89,7 @@ class Container {
   pid_t pid_ = 0;  // while the process exists
   std::optional<Reaper::Ending> ending_;
   bool starting_ = false;  // call_ starts it
+  EventLoop::Token start_limit_ = 0;
   bool crun_knows_it_ = false;
   bool unwanted_ = false;  // to be removed as soon as it has ended and no step runs
   v1::Reply creation_failure_;

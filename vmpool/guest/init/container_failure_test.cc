@@ -33,6 +33,14 @@ class ContainerFailureTest : public ContainerServerTest {
     return paths;
   }
   void set_behaviour(const std::string& words) { std::ofstream(folder() + "/behaviour") << words; }
+  // Asks others meanwhile.
+  pid_t hanging_crun(const std::string& id) {
+    const std::string mark = folder() + "/run/crun/" + id + "/hangs";
+    for (;;) {
+      if (const Result<std::string> text = read_file(mark); text && !text->empty()) return std::stoi(*text);
+      EXPECT_EQ(connect().ask(probe_request(1)).ready().nonce(), 1U) << "others go on";
+    }
+  }
   void expect_refused(const std::string& id, const std::string& spec, const std::string& text) {
     v1::Request request = create_request(id, {});
     request.mutable_container_create()->set_spec(spec);
@@ -123,17 +131,35 @@ TEST_F(ContainerFailureTest, ACreationThatHangsIsGivenUpWithItsConversation) {
   set_behaviour("hang-create");
   Conversation conversation = connect();
   conversation.send(create_request("a", spec("true")));
-  const std::string mark = folder() + "/run/crun/a/hangs";
-  std::string pid;
-  while (pid.empty()) {
-    const Result<std::string> text = read_file(mark);
-    if (text) pid = *text;
-    EXPECT_EQ(connect().ask(probe_request(1)).ready().nonce(), 1U) << "others go on";
-  }
-  const ProcessEnd crun(std::stoi(pid));
+  const ProcessEnd crun(hanging_crun("a"));
   conversation.hang_up();
   EXPECT_TRUE(crun.await());
   EXPECT_TRUE(remove("a", true).has_done());
+  EXPECT_THAT(traces(), IsEmpty());
+}
+
+TEST_F(ContainerFailureTest, AStartThatHangsEndsWithTheProcessThatItStarts) {
+  Conversation conversation = connect();
+  ASSERT_TRUE(conversation.ask(create_request("a", spec("true"))).has_container_created());
+  set_behaviour("hang-start");
+  conversation.send(start_request());
+  const ProcessEnd crun(hanging_crun("a"));
+  EXPECT_TRUE(kill("a", SIGKILL).has_done());
+  expect_failure(conversation.receive(), v1::Failure::CONTAINER, "crun start: ended by signal 9");
+  EXPECT_EQ(conversation.finish().exited->signal(), SIGKILL);
+  EXPECT_TRUE(crun.await());
+  EXPECT_TRUE(remove("a").has_done());
+  EXPECT_THAT(traces(), IsEmpty());
+}
+
+TEST_F(ContainerFailureTest, ADeletionEndsAStartThatHangs) {
+  Conversation conversation = connect();
+  ASSERT_TRUE(conversation.ask(create_request("a", spec("true"))).has_container_created());
+  set_behaviour("hang-start");
+  conversation.send(start_request());
+  const ProcessEnd crun(hanging_crun("a"));
+  EXPECT_TRUE(remove("a", true).has_done());
+  EXPECT_TRUE(crun.await());
   EXPECT_THAT(traces(), IsEmpty());
 }
 

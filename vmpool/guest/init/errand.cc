@@ -2,6 +2,7 @@
 #include "vmpool/guest/init/errand.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -48,6 +49,7 @@ Result<std::unique_ptr<Errand>> Errand::run(Reaper& reaper, const std::function<
   const pid_t pid = ::fork();
   if (pid < 0) return Error::last_os_error("fork");
   if (pid == 0) work_as_child(work, write_end.get());
+  errand->pid_ = pid;
   reaper.watch(pid, [self = errand->self_](Reaper::Ending ending) {
     if (*self != nullptr) (*self)->on_ending(ending);
   });
@@ -56,7 +58,12 @@ Result<std::unique_ptr<Errand>> Errand::run(Reaper& reaper, const std::function<
 
 Errand::~Errand() { *self_ = nullptr; }
 
+void Errand::cancel() const {
+  if (pid_ > 0) ::kill(pid_, SIGKILL);
+}
+
 void Errand::on_ending(Reaper::Ending ending) {
+  pid_ = 0;
   Report said;
   const std::function<void(Status)> done = std::move(done_);
   if (ending.signal == 0 && ending.code == 0) return done(ok());

@@ -17,11 +17,14 @@ class Errand {
   static Result<std::unique_ptr<Errand>> run(Reaper& reaper, const std::function<Status()>& work,
                                              std::function<void(Status)> done);
   ~Errand();
+  // `done` gets an error soon, ECHILD if the work was not done before.
+  void cancel() const;
 
  private:
   explicit Errand(std::function<void(Status)> done) : done_(std::move(done)) {}
   void on_ending(Reaper::Ending ending);
 
+  pid_t pid_ = 0;  // while the child is not reaped
   Fd report_;
   std::function<void(Status)> done_;
   std::shared_ptr<Errand*> self_ = std::make_shared<Errand*>(this);  // null once it is gone

@@ -3,7 +3,7 @@
 // files of a kernel with all controllers. Its containers are plain processes that run process.args of their
 // configuration.
 //   fake-crun [--root DIR] … create|start|exec|delete … NAME
-// Words in the file "behaviour" beside --root: fail-COMMAND, hang-create, silent, no-pid, wordy, dirty-delete.
+// Words in the file "behaviour" beside --root: fail-COMMAND, hang-create, hang-start, silent, no-pid, wordy, dirty-delete.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -67,6 +67,11 @@ int leave(const Call& call, const nlohmann::json& process, const std::string& ga
   return pid;
 }
 
+[[noreturn]] void hang(const fs::path& state) {
+  std::ofstream(state / "hangs") << ::getpid() << std::flush;
+  for (;;) ::pause();
+}
+
 int create(const Call& call, const fs::path& state, const std::string& behaviour) {
   const nlohmann::json config = nlohmann::json::parse(text_of(call.options.at("--bundle") + "/config.json"));
   fs::create_directories(state);
@@ -76,10 +81,7 @@ int create(const Call& call, const fs::path& state, const std::string& behaviour
   fs::create_directories(group);
   std::ofstream(state / "group") << group;
   ::mkfifo((state / "gate").c_str(), 0600);
-  if (behaviour.find("hang-create") != std::string::npos) {
-    std::ofstream(state / "hangs") << ::getpid() << std::flush;
-    for (;;) ::pause();
-  }
+  if (behaviour.find("hang-create") != std::string::npos) hang(state);
   const int pid = leave(call, config.at("process"), state / "gate", behaviour.find("no-pid") == std::string::npos);
   std::ofstream(group + "/cgroup.procs") << pid << "\n";
   for (const char* file : {"memory.max", "cpu.max", "cpu.weight", "pids.max"})
@@ -102,6 +104,7 @@ int run(const Call& call) {
   }
   if (call.command == "create") return create(call, state, behaviour);
   if (call.command == "start") {
+    if (behaviour.find("hang-start") != std::string::npos) hang(state);
     ::close(::open((state / "gate").c_str(), O_WRONLY));
   } else if (call.command == "exec") {
     leave(call, nlohmann::json::parse(text_of(call.options.at("--process"))), "", true);

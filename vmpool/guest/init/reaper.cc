@@ -109,7 +109,7 @@ void Reaper::finish(pid_t pid, Ending ending) {
     }
     callback = std::move(found->second.callback);
     children_.erase(found);
-  } else if (orphan_watches_ > 0 && orphans_.size() < kMostOrphans) {
+  } else if (orphan_watches_ > 0 && (orphans_.size() < kMostOrphans || orphans_.contains(pid))) {
     orphans_[pid] = ending;
   }
   ::waitpid(pid, nullptr, 0);
