@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <map>
 
+#include "vmpool/fs/export_client.h"
+
 namespace granary::agent {
 namespace {
 
@@ -42,6 +44,7 @@ class Comparison {
     }
     const std::string socket = base_name(clone.socket_path);
     sockets_.insert(socket);
+    sockets_.insert(fs::export_socket_beside(socket));
     if (!std::ranges::count(sample_.sockets, socket))
       report(name + ": its socket " + clone.socket_path + " is not there");
     for (const std::string& group : groups) {
@@ -77,7 +80,7 @@ class Comparison {
                " is not in the journal as the agent has it");
       }
     }
-    for (const std::string& line : sample_.own_network) report(line);
+    for (const std::string& line : sample_.others) report(line);
     for (const std::string& netns : wired) report("network namespace " + netns + " is wired for no clone");
     for (const auto& [id, clone] : sample_.journal) {
       if (clone.lease && !held.contains(id))

@@ -16,12 +16,12 @@ namespace granary::agent {
 struct AuditSample {
   Journal::Clones journal;             // as the file says
   std::vector<control::VmRecord> vms;  // of the spawner
-  std::vector<std::string> sockets;    // names in the run directory that end in ".sock", without the agent's own two
+  std::vector<std::string> sockets;    // names in the run directory: N.sock of VMMs, N.fsd of their file servers
   // In the pool's part, and of those in owners' groups the ones that the journal names and that are there. Nothing: no
   // cgroups, or another agent uses the same parent.
   std::optional<std::set<std::string>> groups;
   std::set<std::string> namespaces;       // network namespaces that the journal says are wired
-  std::vector<std::string> own_network;   // differences that the agent's own network found
+  std::vector<std::string> others;        // differences that the agent's own network and the shims found
   std::vector<Lease> leases;              // the agent's
   std::vector<pool::CloneStatus> clones;  // the pools'
 };

@@ -45,6 +45,12 @@ AuditSample in_order() {
 
 TEST(AuditTest, WhatAgreesGivesNothing) { EXPECT_THAT(differences(in_order()), IsEmpty()); }
 
+TEST(AuditTest, AClonesFileServerIsNoStranger) {
+  AuditSample sample = in_order();
+  sample.sockets.emplace_back("1.fsd");
+  EXPECT_THAT(differences(sample), IsEmpty());
+}
+
 TEST(AuditTest, ACloneUnderConstructionHasNoProcessYet) {
   AuditSample sample = in_order();
   sample.journal["c3"] = {.id = "c3", .pool = "p", .group = "g3"};
@@ -85,9 +91,9 @@ TEST(AuditTest, NetworkNamespacesBelongToLeases) {
   EXPECT_THAT(differences(sample), ElementsAre(HasSubstr("clone c1: its network namespace /run/netns/a is not wired")));
 }
 
-TEST(AuditTest, WhatTheOwnNetworkFoundIsNamed) {
+TEST(AuditTest, WhatOthersFoundIsNamed) {
   AuditSample sample = in_order();
-  sample.own_network = {"own network: granary7 has no tap"};
+  sample.others = {"own network: granary7 has no tap"};
   EXPECT_THAT(differences(sample), ElementsAre("own network: granary7 has no tap"));
 }
 
@@ -95,9 +101,10 @@ TEST(AuditTest, StrangersAreNamed) {
   AuditSample sample = in_order();
   sample.vms.push_back({.vm_id = 9, .pid = 109, .alive = 1, .wait_status = 0, .end_state = 0});
   sample.sockets.emplace_back("9.sock");
+  sample.sockets.emplace_back("9.fsd");
   sample.groups->insert("g9");
   EXPECT_THAT(differences(sample),
-              ElementsAre(HasSubstr("process 109 (VM 9)"), HasSubstr("socket 9.sock"), HasSubstr("cgroup g9")));
+              ElementsAre(HasSubstr("process 109 (VM 9)"), HasSubstr("socket 9.sock"), HasSubstr("socket 9.fsd"), HasSubstr("cgroup g9")));
 }
 
 TEST(AuditTest, UnknownGroupsCountOnlyWhereTheParentIsOurs) {

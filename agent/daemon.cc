@@ -327,6 +327,9 @@ Status serve(const DaemonOptions& options, const Host& host) {
   EventFeed events;
   FlightLog flights;
   Metrics metrics(GRANARY_VERSION);
+  Shims shims(spawner->client(), {.directory = config.task_directory(),
+                                  .agent_socket = config.shim_door_path(),
+                                  .events_socket = config.containerd_events});
   {
     const std::unique_ptr<PoolSet> pools =
         GRANARY_TRY(PoolSet::start(config, {.spawner = spawner->client(),
@@ -336,15 +339,13 @@ Status serve(const DaemonOptions& options, const Host& host) {
                                             .journal = *journal,
                                             .networks = networks,
                                             .own_network = own_network.get(),
+                                            .shims = shims,
                                             .events = events,
                                             .flights = flights,
                                             .measure = [&](const auto& pool) { return measured_by(metrics, pool); },
                                             .run_dir = config.run_dir,
                                             .learned_path = config.state_dir + "/learned"}));
     PoolService service(*pools, events);
-    Shims shims(spawner->client(), {.directory = config.task_directory(),
-                                    .agent_socket = config.shim_door_path(),
-                                    .events_socket = config.containerd_events});
     take_up_shims(found, shims);
     SandboxController sandboxes(sandbox_backend(*pools, shims));
     pools->on_lease_ended([&sandboxes](const std::string& clone_id, const std::string& reason) {

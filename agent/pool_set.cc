@@ -423,8 +423,8 @@ Result<AuditSample> PoolSet::sample() const {
   std::error_code code;
   for (const auto& entry : std::filesystem::directory_iterator(resources_.run_dir, code)) {
     const std::string name = entry.path().filename().string();
-    if (name.ends_with(".sock") && std::isdigit(static_cast<unsigned char>(name[0])) != 0)
-      sample.sockets.push_back(name);
+    const bool is_clones = name.ends_with(".sock") || name.ends_with(".fsd");
+    if (is_clones && std::isdigit(static_cast<unsigned char>(name[0])) != 0) sample.sockets.push_back(name);
   }
   sample.journal = GRANARY_TRY(resources_.journal.read_back());
   for (const auto& [path, identity] : resources_.journal.namespaces()) sample.namespaces.insert(path);
@@ -433,8 +433,9 @@ Result<AuditSample> PoolSet::sample() const {
     for (const Lease& lease : sample.leases) {
       if (!lease.address.empty()) held.insert(lease.address);
     }
-    sample.own_network = resources_.own_network->differences(held);
+    sample.others = resources_.own_network->differences(held);
   }
+  for (std::string& line : resources_.shims.differences(sample.leases)) sample.others.push_back(std::move(line));
   if (resources_.groups == nullptr) return sample;
   sample.groups = resources_.groups->own_groups();
   if (!sample.groups) return sample;

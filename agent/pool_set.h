@@ -19,6 +19,7 @@
 #include "agent/leases.h"
 #include "agent/networks.h"
 #include "agent/own_network.h"
+#include "agent/shims.h"
 #include "agent/sizing.h"
 #include "vmpool/pool/pool.h"
 #include "vmpool/pool/spawner_client.h"
@@ -38,6 +39,7 @@ class PoolSet {
     Journal& journal;
     Networks& networks;
     OwnNetwork* own_network;  // nullptr: there is none
+    Shims& shims;
     EventFeed& events;
     FlightLog& flights;
     std::function<pool::Measured(const std::string& pool)> measure;  // called for each pool before it starts

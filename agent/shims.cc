@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "agent/log_text.h"
+#include "agent/sandbox_controller.h"
 #include "agent/shim/ttrpc_server.h"
 #include "vmpool/base/fault.h"
 
@@ -76,13 +77,44 @@ std::vector<std::string> Shims::reconcile(const std::set<std::string>& kept) {
       leaks.push_back("shim " + std::to_string(record.pid) + " (" + stopped.error().message() + ")");
     }
   }
-  std::error_code code;
-  for (fs::directory_iterator entry(paths_.directory, code), end; !code && entry != end; entry.increment(code)) {
-    const fs::path& path = entry->path();
-    if (path.extension() != kSuffix || shims_.contains(path.stem())) continue;
-    if (::unlink(path.c_str()) != 0) leaks.push_back("socket " + path.native());
+  for (const std::string& id : listening()) {
+    if (shims_.contains(id)) continue;
+    if (!remove_socket(id)) leaks.push_back("socket " + socket_path(id));
   }
   return leaks;
+}
+
+std::set<std::string> Shims::listening() const {
+  std::set<std::string> ids;
+  std::error_code code;
+  for (fs::directory_iterator entry(paths_.directory, code), end; !code && entry != end; entry.increment(code)) {
+    if (entry->path().extension() == kSuffix) ids.insert(entry->path().stem());
+  }
+  return ids;
+}
+
+std::vector<std::string> Shims::differences(const std::vector<Lease>& leases) {
+  const std::lock_guard lock(mutex_);
+  const auto running = spawner_.list_shims();
+  if (!running) return {"shims, which cannot be listed (" + running.error().message() + ")"};
+  std::vector<std::string> found;
+  std::set<std::string> ids;
+  for (const control::ShimRecord& record : *running) {
+    const std::string id = control::text_of(record.shim.sandbox_id);
+    ids.insert(id);
+    if (!shims_.contains(id)) found.push_back("shim " + std::to_string(record.pid) + " serves no sandbox (" + id + ")");
+  }
+  const std::set<std::string> sockets = listening();
+  for (const std::string& id : sockets) {
+    if (!shims_.contains(id)) found.push_back("socket " + socket_path(id) + " belongs to no shim");
+  }
+  for (const Lease& lease : leases) {
+    const std::string id = SandboxController::sandbox_of(lease);
+    if (!shims_.contains(id)) continue;
+    if (!ids.contains(id)) found.push_back("sandbox " + id + ": its shim does not run");
+    if (!sockets.contains(id)) found.push_back("sandbox " + id + ": " + socket_path(id) + " is not there");
+  }
+  return found;
 }
 
 bool Shims::was_lost(const std::string& sandbox_id) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/leases.h"
 #include "vmpool/pool/pool.h"
 #include "vmpool/pool/spawner_client.h"
 
@@ -34,6 +35,9 @@ class Shims {
   std::vector<std::string> reconcile(const std::set<std::string>& kept);
   // reconcile() found that its shim had ended while no agent ran.
   [[nodiscard]] bool was_lost(const std::string& sandbox_id);
+  // What of the spawner's processes and of the sockets does not agree with those that are known here, and sandboxes among
+  // `leases` that have lost their shim: a text for each.
+  std::vector<std::string> differences(const std::vector<Lease>& leases);
   // Gives the shims to a spawner that came after a lost one.
   void spawner_replaced();
 
@@ -44,6 +48,8 @@ class Shims {
 
  private:
   [[nodiscard]] std::string socket_path(const std::string& sandbox_id) const;
+  // Of the sandboxes whose sockets are in the task directory.
+  [[nodiscard]] std::set<std::string> listening() const;
   Status remove_socket(const std::string& sandbox_id) const;
 
   pool::SpawnerClient& spawner_;

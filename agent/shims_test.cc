@@ -94,6 +94,22 @@ TEST_F(ShimsTest, OneThatEndedWhileNoAgentRanIsKnownToBeLost) {
   EXPECT_TRUE(shims_->stop("s2"));
 }
 
+TEST_F(ShimsTest, DifferencesAreNamed) {
+  Lease lease{.owner_id = "cri/s1", .pool = "p", .clone = {}};
+  ASSERT_TRUE(shims_->start("s1", clone_));
+  EXPECT_THAT(shims_->differences({lease}), ::testing::IsEmpty());
+  std::ofstream(bench_.path("tasks") + "/stale.sock") << "";
+  EXPECT_THAT(shims_->differences({lease}), ::testing::ElementsAre(::testing::HasSubstr("stale.sock belongs to no shim")));
+  fs::remove(bench_.path("tasks") + "/stale.sock");
+  fs::remove(bench_.path("tasks") + "/s1.sock");
+  EXPECT_THAT(shims_->differences({lease}), ::testing::ElementsAre(::testing::HasSubstr("s1.sock is not there")));
+  EXPECT_THAT(make()->differences({}), ::testing::ElementsAre(::testing::HasSubstr("serves no sandbox (s1)")));
+  ASSERT_TRUE(bench_.spawner().stop_shim("s1"));
+  EXPECT_THAT(shims_->differences({lease}), ::testing::Contains(::testing::HasSubstr("its shim does not run")));
+  EXPECT_THAT(shims_->differences({}), ::testing::IsEmpty());
+  ASSERT_TRUE(shims_->stop("s1"));
+}
+
 TEST_F(ShimsTest, AnEndIsTold) {
   std::promise<std::string> ended;
   bench_.spawner().on_shim_exit(

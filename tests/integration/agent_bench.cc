@@ -129,6 +129,7 @@ AgentBench::AgentBench() {
   fs::copy_file(GRANARY_SPAWN, folder_ / "libexec/granary-spawn");
   fs::copy_file(GRANARY_FAKE_VMM, folder_ / "libexec/granary-vmm");
   fs::copy_file(GRANARY_FSD, folder_ / "libexec/granary-fsd");
+  fs::copy_file(GRANARY_SHIM, folder_ / "libexec/containerd-shim-granary-v2");
   std::ofstream(folder_ / "kernel") << "a kernel";
   configure();
 }

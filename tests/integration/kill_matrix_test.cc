@@ -13,6 +13,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "containerd/sandbox.grpc.pb.h"
 #include "granary/v1/pool.grpc.pb.h"
 #include "tests/integration/agent_bench.h"
 #include "tests/integration/test_pod.h"
@@ -21,6 +22,7 @@ namespace granary::integration {
 namespace {
 
 namespace fs = std::filesystem;
+namespace sandbox = containerd::services::sandbox::v1;
 
 class KillMatrix : public testing::TestWithParam<const char*> {
  protected:
@@ -39,10 +41,12 @@ class KillMatrix : public testing::TestWithParam<const char*> {
     EXPECT_EQ(taken.status, 0) << taken.errors;
     return taken.output.substr(0, taken.output.find('\n'));
   }
+  [[nodiscard]] std::shared_ptr<grpc::Channel> channel() const {
+    return grpc::CreateChannel("unix:" + bench_.socket(), grpc::InsecureChannelCredentials());
+  }
   // Runs a command to its end through the agent, which granaryctl's exec and run need only to find the clone.
   grpc::Status exec_through_agent(const std::string& clone) const {
-    const auto stub =
-        v1::Pool::NewStub(grpc::CreateChannel("unix:" + bench_.socket(), grpc::InsecureChannelCredentials()));
+    const auto stub = v1::Pool::NewStub(channel());
     grpc::ClientContext context;
     const auto stream = stub->Exec(&context);
     v1::ExecRequest request;
@@ -55,11 +59,27 @@ class KillMatrix : public testing::TestWithParam<const char*> {
     for (v1::ExecResponse response; stream->Read(&response);) continue;
     return stream->Finish();
   }
+  // As containerd does; each step may fail.
+  void run_sandbox(const std::string& id) const {
+    const auto stub = sandbox::Controller::NewStub(channel());
+    const auto ask = [&](auto call, auto request, auto response) {
+      grpc::ClientContext context;
+      context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
+      request.set_sandbox_id(id);
+      (void)((*stub).*call)(&context, request, &response);
+    };
+    using Stub = sandbox::Controller::StubInterface;
+    ask(&Stub::Create, sandbox::ControllerCreateRequest(), sandbox::ControllerCreateResponse());
+    ask(&Stub::Start, sandbox::ControllerStartRequest(), sandbox::ControllerStartResponse());
+    ask(&Stub::Stop, sandbox::ControllerStopRequest(), sandbox::ControllerStopResponse());
+    ask(&Stub::Shutdown, sandbox::ControllerShutdownRequest(), sandbox::ControllerShutdownResponse());
+  }
   // One of everything that a user does; each may fail, as the process that serves it is about to die.
   void use_everything(int round, const std::string& keeper) const {
     const std::string owner = "victim" + std::to_string(round);
     const Outcome taken = bench_.ctl({"acquire", "--owner", owner, "--cgroup-parent", pod_.path(), "--wait", "5"});
     if (taken.status == 0) bench_.ctl({"release", taken.output.substr(0, taken.output.find('\n'))});
+    run_sandbox(owner);
     bench_.ctl({"run", "--", "missing"});
     bench_.ctl({"template", "build", "--force"});
     const grpc::Status exec = exec_through_agent(keeper);
@@ -117,11 +137,11 @@ INSTANTIATE_TEST_SUITE_P(Agent, KillMatrix,
                          testing::Values("template.booting", "template.snapshotted", "template.written",
                                          "template.in-place", "clone.journalled", "clone.group-made", "clone.spawned",
                                          "restore.done", "restore.probed", "move.journalled", "move.done",
-                                         "acquire.handed-over", "acquire.journalled", "release.journalled",
+                                         "clone.fsd-spawned", "acquire.handed-over", "acquire.journalled", "shim.listening", "release.journalled",
                                          "reclaim.killed", "reclaim.done", "exec.started", "exec.exited",
                                          "journal.written", "journal.renamed"));
 INSTANTIATE_TEST_SUITE_P(Spawner, KillMatrix,
-                         testing::Values("spawner.started", "spawner.kill", "spawner.reaped", "spawner.put-template"));
+                         testing::Values("spawner.started", "spawner.fsd-started", "spawner.kill", "spawner.reaped", "spawner.put-template"));
 
 }  // namespace
 }  // namespace granary::integration

@@ -46,6 +46,8 @@ enum class Type : uint16_t {
   kListShims = 30,  // Empty -> ShimList
   kFindShim = 31,   // ShimRef -> ShimRecord [pidfd], for an agent that was restarted; ENOENT
   kTakeShim = 40,   // ShimRecord [pidfd] -> kDone: a shim of a spawner that has died; watched, but no child
+  // What kListShims has no room for: the shims with a greater id, in the order of their ids.
+  kListShimsAfter = 41,  // ShimRef -> ShimList
   // events from granary-spawn
   kExited = 32,      // VmRecord: a VMM was reaped
   kShimExited = 33,  // ShimRecord: a shim was reaped
@@ -157,7 +159,7 @@ struct ShimRecord {
 };
 struct ShimList {
   uint32_t count;
-  uint32_t more;  // 1 if there are more than fit
+  uint32_t more;  // 1 if there are more than fit: kListShimsAfter
   std::array<ShimRecord, 400> shims;
 };
 struct TemplateRef {

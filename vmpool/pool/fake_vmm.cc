@@ -254,6 +254,8 @@ class FakeVmm {
         }
         answer = identity_applied(request.identity());
       }
+    } else if (request.has_pod()) {
+      answer.mutable_done();
     } else {
       return exec_reply(c, request);
     }

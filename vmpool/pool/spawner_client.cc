@@ -195,12 +195,28 @@ Status SpawnerClient::take_shim(const SpawnedShim& shim) {
 }
 
 Result<std::vector<control::ShimRecord>> SpawnerClient::list_shims() {
-  const control::Message answer = GRANARY_TRY(ask(Type::kListShims, control::Empty{}));
-  const auto body = GRANARY_TRY(answer.as_answer<control::ShimList>(Type::kListShims));
-  if (body.count > body.shims.size()) {
-    return Error(Errc::kProtocolMalformed, "the spawner listed " + std::to_string(body.count) + " shims in one message");
+  control::Message answer = GRANARY_TRY(ask(Type::kListShims, control::Empty{}));
+  auto list = GRANARY_TRY(answer.as_answer<control::ShimList>(Type::kListShims));
+  std::vector<control::ShimRecord> all;
+  std::string last;
+  for (;;) {
+    if (list.count > list.shims.size()) {
+      return Error(Errc::kProtocolMalformed, "the spawner listed " + std::to_string(list.count) + " shims in one message");
+    }
+    for (uint32_t i = 0; i < list.count; ++i) {
+      const std::string id = control::text_of(list.shims[i].shim.sandbox_id);
+      // Or it would never come to an end.
+      if (id <= last) return Error(Errc::kProtocolMalformed, "the spawner listed its shims in no order");
+      last = id;
+      all.push_back(list.shims[i]);
+    }
+    if (list.more == 0) return all;
+    if (list.count == 0) return Error(Errc::kProtocolMalformed, "the spawner listed nothing, and more");
+    control::ShimRef ref{};
+    control::set_text(ref.sandbox_id, last);
+    answer = GRANARY_TRY(ask(Type::kListShimsAfter, ref));
+    list = GRANARY_TRY(answer.as_answer<control::ShimList>(Type::kListShimsAfter));
   }
-  return std::vector<control::ShimRecord>(body.shims.begin(), body.shims.begin() + body.count);
 }
 
 Status SpawnerClient::put_template(const Template& content) {

@@ -156,14 +156,14 @@ void ShimTable::reap(const std::string& sandbox_id) {
   on_ended_(record);
 }
 
-control::ShimList ShimTable::list() const {
+control::ShimList ShimTable::list_after(const std::string& sandbox_id) const {
   control::ShimList list{};
-  for (const auto& [id, entry] : shims_) {
+  for (auto at = shims_.upper_bound(sandbox_id); at != shims_.end(); ++at) {
     if (list.count == list.shims.size()) {
       list.more = 1;
       break;
     }
-    list.shims[list.count++] = shim_record(id, entry.shim.pid);
+    list.shims[list.count++] = shim_record(at->first, at->second.shim.pid);
   }
   return list;
 }

@@ -48,7 +48,8 @@ class ShimTable {
   // True: killed, `on_ended` follows; false: there is none.
   bool stop(const std::string& sandbox_id);
   void stop_all();
-  [[nodiscard]] control::ShimList list() const;
+  // Those with a greater id, in the order of ids; all with an empty one.
+  [[nodiscard]] control::ShimList list_after(const std::string& sandbox_id) const;
   [[nodiscard]] size_t count() const { return shims_.size(); }
 
  private:

@@ -42,6 +42,16 @@ class ShimTest : public SpawnerTest {
     EXPECT_TRUE(record) << record.error().message();
     return record ? record->pid : 0;
   }
+  // The parent of a vfork goes on a moment before exec(2) has closed the child's descriptors, and the next connection
+  // could be made to the spawner's listening socket that the child still has.
+  static void await_exec(pid_t pid) {
+    const std::string path = "/proc/" + std::to_string(pid) + "/cmdline";
+    for (;;) {
+      const Result<std::string> words = read_file(path);
+      if (!words || words->starts_with("containerd-shim")) return;
+      ::sched_yield();
+    }
+  }
   static control::ShimRef ref(const std::string& sandbox) {
     control::ShimRef body{};
     control::set_text(body.sandbox_id, sandbox);
@@ -83,6 +93,20 @@ TEST_F(ShimTest, AShimIsListedFoundAndStopped) {
   EXPECT_EQ(::kill(pid, 0), -1);
   EXPECT_EQ(list().count, 0U);
   EXPECT_EQ(stop_shim("s1")->type, Type::kDone);
+}
+
+TEST_F(ShimTest, WhatOneListHasNoRoomForIsAskedFor) {
+  start_with_shims();
+  const Vm vm = spawn();
+  for (const std::string name : {"b", "a", "c"}) ASSERT_GT(start_shim(name, vm.id), 0);
+  const auto after = [&](const std::string& id) {
+    return *ask(Type::kListShimsAfter, ref(id))->as_answer<control::ShimList>(Type::kListShimsAfter);
+  };
+  EXPECT_EQ(after("").count, 3U);
+  ASSERT_EQ(after("a").count, 2U);
+  EXPECT_EQ(control::text_of(after("a").shims[0].shim.sandbox_id), "b");
+  EXPECT_EQ(after("c").count, 0U);
+  for (const std::string name : {"a", "b", "c"}) EXPECT_EQ(stop_shim(name)->type, Type::kDone);
 }
 
 TEST_F(ShimTest, AnEndIsToldAndLeavesNothing) {
@@ -131,6 +155,7 @@ TEST_F(ShimTest, AShimOutlivesItsSpawnerAndIsTakenByTheNext) {
   const int fd = listener.get();
   auto answer = ask(Type::kStartShim, request_for("s1", vm.id), std::span(&fd, 1));
   const auto record = *answer->as_answer<control::ShimRecord>(Type::kStartShim, 1);
+  await_exec(record.pid);
   stop(SIGKILL);
   EXPECT_EQ(::kill(record.pid, 0), 0);
   start_with_shims();

@@ -124,7 +124,12 @@ Status Spawner::dispatch(Peer& peer, control::Message& message) {
       return take_shim(peer, message);
     case Type::kListShims: {
       GRANARY_TRY(message.as<control::Empty>());
-      peer.send(Type::kListShims, message.request, shims_->list());
+      peer.send(Type::kListShims, message.request, shims_->list_after(""));
+      return ok();
+    }
+    case Type::kListShimsAfter: {
+      const auto ref = GRANARY_TRY(message.as<control::ShimRef>());
+      peer.send(Type::kListShimsAfter, message.request, shims_->list_after(control::text_of(ref.sandbox_id)));
       return ok();
     }
     case Type::kListVms: {
