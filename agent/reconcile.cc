@@ -97,6 +97,7 @@ class Reconciler {
     if (record.alive != 0) {
       if (const Status killed = spawner_.kill(vm); !killed) {
         result_.leaks.push_back("process " + std::to_string(record.pid) + " (" + killed.error().message() + ")");
+        unended_.insert(vm);
         return;
       }
       ++result_.orphans_ended;
@@ -107,13 +108,17 @@ class Reconciler {
   void end_unwatched(const JournalClone& clone) {
     if (record_of(records_, clone) != nullptr) return;
     const Result<bool> ended = end_unwatched_vmm(clone, groups_ != nullptr);
-    if (!ended) result_.leaks.push_back("clone " + clone.id + ": " + ended.error().message());
+    if (!ended) {
+      result_.leaks.push_back("clone " + clone.id + ": " + ended.error().message());
+      unended_.insert(clone.vm);
+      if (clone.lease) kept_namespaces_.insert(clone.lease->netns);
+    }
     if (ended && *ended) ++result_.orphans_ended;
   }
 
   // Out of the journal once nothing is left of it.
   void settle(const JournalClone& clone) {
-    if (kept_groups_.contains(clone.group)) return;
+    if (kept_groups_.contains(clone.group) || unended_.contains(clone.vm)) return;
     const bool moved = !clone.owners_group.empty();
     if ((!moved || remove_group(clone.owners_group)) && remove_group(clone.group)) (void)journal_.gone(clone.id);
   }
@@ -131,6 +136,7 @@ class Reconciler {
   Networks& networks_;
   Records records_;
   std::set<VmId> kept_vms_;
+  std::set<VmId> unended_;  // unwanted, and they live on: they stay in the journal, so the next agent tries again
   std::set<std::string> kept_groups_;
   std::set<std::string> kept_namespaces_;
   Reconciled result_;

@@ -124,6 +124,7 @@ Status Pool::Impl::set_template(Template content, const TemplateInputs& inputs, 
     const std::lock_guard lock(mutex_);
     // spawner_replaced() withdraws what was set before it; this is what would be set after it.
     if (build != resources_.vmm_build_id()) {
+      (void)resources_.spawner.drop_template(key);
       return Error(Errc::kVmmFailed, "the template is of VMM build " + build +
                                          ", and the spawner was replaced by another build's meanwhile");
     }
