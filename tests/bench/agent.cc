@@ -3,12 +3,15 @@
 
 #include <grpcpp/grpcpp.h>
 #include <spawn.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+
+#include "vmpool/pool/unix_socket.h"
 
 namespace granary::bench {
 namespace {
@@ -64,7 +67,8 @@ Status Agent::launch(const std::string& programs, const Guest& guest, PoolSize p
   if (::mkdtemp(name) == nullptr) return Error::last_os_error("make a folder in /tmp");
   folder_ = name;
   std::ofstream(folder_ + "/granary.yaml")
-      << "run_dir: " << folder_ << "/run\nstate_dir: " << folder_ << "/state\nlog_level: error\n"
+      << "run_dir: " << folder_ << "/run\nstate_dir: " << folder_ << "/state\nlog_level: error\ncontainerd_events: \""
+      << pool.containerd_events << "\"\n"
       << "guest:\n  kernel: " << guest.kernel << "\n  initramfs: \"" << guest.initramfs << "\"\n  command_line: \""
       << guest.command_line << "\"\npools:\n  - name: bench\n"
       << "    memory: " << pool.memory_mib << "MiB\n    vcpus: 1\n    size: " << pool.size << "\n    max: " << pool.max
@@ -77,8 +81,7 @@ Status Agent::launch(const std::string& programs, const Guest& guest, PoolSize p
     pid_ = -1;
     return Error::from_errno(failed, "start " + program + " (is it built?)");
   }
-  stub_ = v1::Pool::NewStub(
-      grpc::CreateChannel("unix:" + folder_ + "/run/granaryd.sock", grpc::InsecureChannelCredentials()));
+  stub_ = v1::Pool::NewStub(grpc::CreateChannel("unix:" + socket(), grpc::InsecureChannelCredentials()));
   return ok();
 }
 
@@ -91,6 +94,25 @@ Result<v1::PoolStatus> Agent::status() {
   if (!status.ok()) return from_rpc(status, "Status");
   if (response.pools_size() != 1) return Error(Errc::kPoolUnknown, "the agent has no pool");
   return response.pools(0);
+}
+
+// The kernel knows who listens on its socket.
+pid_t Agent::spawner_pid() const {
+  const auto socket = pool::connect_unix(folder_ + "/run/spawn.sock", SOCK_SEQPACKET, SteadyClock::now() + minutes(1));
+  ucred listener{};
+  socklen_t length = sizeof(listener);
+  if (!socket || ::getsockopt(socket->get(), SOL_SOCKET, SO_PEERCRED, &listener, &length) != 0) return -1;
+  return listener.pid;
+}
+
+std::vector<pid_t> family_of(pid_t pid) {
+  std::vector<pid_t> all = {pid};
+  for (size_t at = 0; at < all.size(); ++at) {
+    const std::string id = std::to_string(all[at]);
+    std::ifstream children("/proc/" + id + "/task/" + id + "/children");
+    for (pid_t child = 0; children >> child;) all.push_back(child);
+  }
+  return all;
 }
 
 Result<bool> Agent::is_quiet() {

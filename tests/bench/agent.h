@@ -7,6 +7,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "granary/v1/pool.grpc.pb.h"
 #include "tests/bench/lab.h"
@@ -21,6 +22,7 @@ class Agent {
     unsigned size = 4;
     unsigned max = 8;
     unsigned memory_mib = 256;
+    std::string containerd_events = {};  // containerd's ttrpc socket; empty: none
   };
   static Result<std::unique_ptr<Agent>> start(const std::string& programs, const Guest& guest, PoolSize pool);
   ~Agent();
@@ -35,6 +37,9 @@ class Agent {
   Result<int> exec_true(const v1::Clone& clone);
   Result<v1::PoolStatus> status();
   [[nodiscard]] pid_t pid() const { return pid_; }
+  [[nodiscard]] std::string socket() const { return folder_ + "/run/granaryd.sock"; }
+  // No child of granaryd. -1: it cannot be asked.
+  [[nodiscard]] pid_t spawner_pid() const;
 
  private:
   Agent() = default;
@@ -46,5 +51,8 @@ class Agent {
   std::atomic<unsigned> owners_ = 0;
   std::unique_ptr<v1::Pool::Stub> stub_;
 };
+
+// A process and all below it.
+std::vector<pid_t> family_of(pid_t pid);
 
 }  // namespace granary::bench

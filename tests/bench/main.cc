@@ -152,6 +152,7 @@ std::vector<RowSpec> wanted_rows(const Options& options, const Settings& setting
   for (RowSpec& spec : net_rows(settings)) specs.push_back(std::move(spec));
   for (RowSpec& spec : own_net_rows(settings)) specs.push_back(std::move(spec));
   for (RowSpec& spec : pool_rows(settings)) specs.push_back(std::move(spec));
+  for (RowSpec& spec : pod_rows(settings)) specs.push_back(std::move(spec));
   std::erase_if(specs, [&](const RowSpec& spec) { return !is_wanted(options, spec); });
   return specs;
 }

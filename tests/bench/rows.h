@@ -44,6 +44,8 @@ std::vector<RowSpec> net_rows(const Settings& settings);
 std::vector<RowSpec> own_net_rows(const Settings& settings);
 // Rows about many callers and many clones.
 std::vector<RowSpec> pool_rows(const Settings& settings);
+// Rows about pods under containerd.
+std::vector<RowSpec> pod_rows(const Settings& settings);
 
 inline double microseconds(std::chrono::nanoseconds time) { return static_cast<double>(time.count()) / 1e3; }
 

@@ -149,19 +149,9 @@ double cpu_seconds(pid_t pid) {
   return (user + system) / static_cast<double>(::sysconf(_SC_CLK_TCK));
 }
 
-std::vector<pid_t> descendants(pid_t pid) {
-  std::vector<pid_t> all = {pid};
-  for (size_t at = 0; at < all.size(); ++at) {
-    const std::string id = std::to_string(all[at]);
-    std::ifstream children("/proc/" + id + "/task/" + id + "/children");
-    for (pid_t child = 0; children >> child;) all.push_back(child);
-  }
-  return all;
-}
-
-double cpu_seconds_of_all(pid_t agent) {
-  double sum = 0;
-  for (const pid_t pid : descendants(agent)) sum += cpu_seconds(pid);
+double cpu_seconds_of_all(const Agent& agent) {
+  double sum = cpu_seconds(agent.pid());
+  for (const pid_t pid : family_of(agent.spawner_pid())) sum += cpu_seconds(pid);
   return sum;
 }
 
@@ -192,9 +182,9 @@ Result<std::vector<Row>> sizes(const Settings& settings) {
     Row rss = row("agent_rss_" + of, "MiB", "resident memory of granaryd with " + of + " warm clones");
     rss.samples.push_back(resident_mib(agent->pid()));
     Row idle = row("idle_cpu_" + of, "%", "of one core, in 10 s: agent, spawner and " + of + " parked VMMs");
-    const double used = cpu_seconds_of_all(agent->pid());
+    const double used = cpu_seconds_of_all(*agent);
     ::poll(nullptr, 0, static_cast<int>(kIdleTime.count()) * 1000);
-    idle.samples.push_back((cpu_seconds_of_all(agent->pid()) - used) * 100 / static_cast<double>(kIdleTime.count()));
+    idle.samples.push_back((cpu_seconds_of_all(*agent) - used) * 100 / static_cast<double>(kIdleTime.count()));
     Row acquire = row("acquire_of_" + of, "us", "as acquire_warm, from a pool of " + of + " warm clones");
     GRANARY_TRY(acquire_at(*agent, settings, acquire));
     for (Row& one : {std::ref(density), std::ref(rss), std::ref(idle), std::ref(acquire)})
