@@ -164,6 +164,13 @@ Result<std::string> Cgroups::find_pod(const std::string& cgroup_parent) const {
   return path;
 }
 
+Result<bool> Cgroups::has_memory_limit(const std::string& pod) const {
+  // v1 says "none" by the largest number of whole pages.
+  constexpr uint64_t kNoLimit = uint64_t{1} << 62;
+  const std::string file = memory_file(pod.substr(1), "memory.max", "memory.limit_in_bytes");
+  return bytes_of(GRANARY_TRY(read_file(file))).value_or(kNoLimit) < kNoLimit;
+}
+
 // Not with libcgroup, which would make a pod's group anew that has gone meanwhile. On v2 no controller is enabled for
 // it: the pod's own group is charged, and the pod may have processes of its own.
 Status Cgroups::make_owners_group(const std::string& path) {

@@ -39,6 +39,9 @@ class Cgroups {
   // EACCES and EROFS when no group can be made in it; kNotSupported without the memory controller, or threaded (v2).
   [[nodiscard]] Result<std::string> find_pod(const std::string& cgroup_parent) const;
 
+  // Whether a pod's group, by its path, has a memory limit of its own: the kubelet sets one where each container has one.
+  [[nodiscard]] Result<bool> has_memory_limit(const std::string& pod) const;
+
   // Makes the group, or takes the one that is there. On v2 the open directory, for clone3(CLONE_INTO_CGROUP); on v1,
   // and for a scope, an invalid Fd: there a process is moved in with add(). ENOENT for a path whose parent is not
   // there.

@@ -238,6 +238,17 @@ TEST_F(CgroupTest, BelowASliceItIsAScopeOfSystemds) {
   EXPECT_EQ(std::system("systemctl stop granarytest.slice; ! systemctl is-active --quiet granary-x.scope"), 0);
 }
 
+TEST_F(CgroupTest, APodsMemoryLimitIsSeen) {
+  ASSERT_NO_FATAL_FAILURE(make_pod());
+  const std::string pod = *groups_->find_pod(pod_);
+  EXPECT_FALSE(*groups_->has_memory_limit(pod));
+  for (const std::string& file :
+       {"/sys/fs/cgroup/memory" + pod + "/memory.limit_in_bytes", "/sys/fs/cgroup" + pod + "/memory.max"}) {
+    if (fs::exists(file)) std::ofstream(file) << "104857600";
+  }
+  EXPECT_TRUE(*groups_->has_memory_limit(pod));
+}
+
 TEST_F(CgroupTest, APodsGroupIsNeverMade) {
   const auto found = groups_->find_pod("/granary-test-none/pod1");
   ASSERT_FALSE(found);

@@ -106,7 +106,15 @@ Config adapt(Config config, const Host& host) {
 constexpr std::chrono::seconds kGuestLimit{30};
 constexpr size_t kMostResolvConfBytes = 64 * 1024;
 
-SandboxBackend sandbox_backend(PoolSet& pools, Shims& shims) {
+// One that cannot be looked at is refused when its clone is taken.
+bool has_unlimited_memory(const Cgroups* groups, const std::string& cgroup_parent) {
+  if (groups == nullptr) return false;
+  const auto pod = groups->find_pod(cgroup_parent);
+  const auto limited = pod ? groups->has_memory_limit(*pod) : pod.error();
+  return limited && !*limited;
+}
+
+SandboxBackend sandbox_backend(PoolSet& pools, Shims& shims, const Cgroups* groups) {
   const Result<std::string> resolv_conf = read_file("/etc/resolv.conf", kMostResolvConfBytes);
   return {.acquire = [&pools](const PoolSet::Wish& wish) -> Result<pool::CloneInfo> {
             return GRANARY_TRY(pools.acquire(wish)).clone;
@@ -122,6 +130,7 @@ SandboxBackend sandbox_backend(PoolSet& pools, Shims& shims) {
           .start_shim = [&shims](const std::string& sandbox, const auto& clone) { return shims.start(sandbox, clone); },
           .stop_shim = [&shims](const std::string& sandbox) { return shims.stop(sandbox); },
           .task_address = [&shims](const std::string& sandbox) { return shims.address(sandbox); },
+          .has_unlimited_memory = [groups](const auto& parent) { return has_unlimited_memory(groups, parent); },
           .host_resolv_conf = resolv_conf ? *resolv_conf : ""};
 }
 
@@ -347,7 +356,7 @@ Status serve(const DaemonOptions& options, const Host& host) {
                                             .learned_path = config.state_dir + "/learned"}));
     PoolService service(*pools, events);
     take_up_shims(found, shims);
-    SandboxController sandboxes(sandbox_backend(*pools, shims));
+    SandboxController sandboxes(sandbox_backend(*pools, shims, groups.get()));
     pools->on_lease_ended([&sandboxes](const std::string& clone_id, const std::string& reason) {
       sandboxes.on_clone_ended(clone_id, reason);
     });

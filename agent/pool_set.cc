@@ -173,9 +173,25 @@ Result<PoolSet::Member> PoolSet::find(const std::string& name) const {
   return Error(Errc::kPoolUnknown, "pool \"" + one_line(name.substr(0, 80)) + "\"; configured: " + known);
 }
 
+Result<PoolSet::Member> PoolSet::choose(const Wish& wish) const {
+  const auto shape_of = [](const Member& member) {
+    const pool::Shape& shape = member.pool->settings().shape;
+    return PoolShape{member.name, shape.memory_bytes, shape.vcpus};
+  };
+  if (!wish.pool.empty()) {
+    Member member = GRANARY_TRY(find(wish.pool));
+    GRANARY_TRY(check_fit(shape_of(member), wish.needs));
+    return member;
+  }
+  std::vector<PoolShape> shapes;
+  for (const Member& member : members()) shapes.push_back(shape_of(member));
+  if (shapes.empty()) return find("");
+  return find(GRANARY_TRY(smallest_fit(shapes, wish.needs)));
+}
+
 Result<Lease> PoolSet::acquire(const Wish& wish) {
   GRANARY_TRY(check_wish(wish));
-  const Member member = GRANARY_TRY(find(wish.pool));
+  const Member member = GRANARY_TRY(choose(wish));
   LeaseTable::Outcome outcome = GRANARY_TRY(
       leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks, wish.cgroup_parent, wish.netns, wish.net));
   if (outcome.held) return *std::move(outcome.held);
@@ -184,7 +200,7 @@ Result<Lease> PoolSet::acquire(const Wish& wish) {
 
 Result<Lease> PoolSet::acquire_new(const Wish& wish) {
   GRANARY_TRY(check_wish(wish));
-  const Member member = GRANARY_TRY(find(wish.pool));
+  const Member member = GRANARY_TRY(choose(wish));
   LeaseTable::Outcome outcome = GRANARY_TRY(
       leases_.begin(wish.owner_id, member.name, wish.deadline, wish.disks, wish.cgroup_parent, wish.netns, wish.net));
   if (outcome.held) {

@@ -19,6 +19,7 @@
 #include "agent/leases.h"
 #include "agent/networks.h"
 #include "agent/own_network.h"
+#include "agent/pod_shape.h"
 #include "agent/shims.h"
 #include "agent/sizing.h"
 #include "vmpool/pool/pool.h"
@@ -47,7 +48,7 @@ class PoolSet {
     std::string learned_path = {};  // where adaptive pools keep what they learn; empty: nowhere
   };
   struct Wish {
-    std::string pool;  // empty: the first configured
+    std::string pool;  // empty: the smallest that has room for what it needs, the first configured if it needs nothing
     std::string owner_id;
     std::string hostname;
     pool::SteadyTime deadline;
@@ -55,6 +56,7 @@ class PoolSet {
     std::string cgroup_parent = {};  // the pod's cgroup, whose the clone's memory is to be; empty: the pool's
     std::string netns = {};  // the pod's network namespace, whose place the clone takes
     std::optional<NetWish> net = {};  // a card in the agent's own network; with neither it has no network
+    PodNeeds needs = {};
     bool shares = false;  // a file server for its containers, where the pool's shape has the device
   };
   struct TemplateUse {
@@ -178,6 +180,7 @@ class PoolSet {
   [[nodiscard]] pool::PoolObserver observer(const std::string& pool);
   // The configured one; the first for an empty name.
   [[nodiscard]] Result<Member> find(const std::string& name) const;
+  [[nodiscard]] Result<Member> choose(const Wish& wish) const;
   [[nodiscard]] std::vector<Member> members() const;      // as configured
   [[nodiscard]] std::vector<Member> all_members() const;  // and the retired ones
   Result<Lease> take(LeaseTable::Claim claim, Member member, Lease lease, const Wish& wish);

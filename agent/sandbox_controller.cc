@@ -108,6 +108,11 @@ grpc::Status SandboxController::Create(grpc::ServerContext* /*context*/,
   record.cgroup_parent = config.linux_config().cgroup_parent();
   record.netns = request->netns_path();
   record.guest_pod = to_guest_pod(config, backend_.host_resolv_conf);
+  auto& limits = *record.guest_pod.mutable_limits();
+  record.needs = {.memory_bytes = limits.memory_bytes(),
+                  .vcpus = PodNeeds::vcpus_of(static_cast<int64_t>(limits.cpu_quota_us()),
+                                              static_cast<int64_t>(limits.cpu_period_us()))};
+  if (!record.cgroup_parent.empty() && backend_.has_unlimited_memory(record.cgroup_parent)) limits.clear_memory_bytes();
   record.created_at = std::chrono::system_clock::now();
   if (const auto at = config.annotations().find(kPoolAnnotation); at != config.annotations().end())
     record.pool = at->second;
@@ -160,6 +165,7 @@ grpc::Status SandboxController::begin_start(const std::string& sandbox_id, PoolS
           .deadline = {},
           .cgroup_parent = record.cgroup_parent,
           .netns = record.netns,
+          .needs = record.needs,
           .shares = true};
   return grpc::Status::OK;
 }

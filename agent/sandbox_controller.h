@@ -29,6 +29,8 @@ struct SandboxBackend {
   std::function<granary::Status(const std::string& sandbox_id, const pool::CloneInfo& clone)> start_shim;
   std::function<granary::Status(const std::string& sandbox_id)> stop_shim;
   std::function<std::string(const std::string& sandbox_id)> task_address;
+  // A pod's cgroup has no memory limit: a container of it has none, so what the kubelet adds up is not the pod's limit.
+  std::function<bool(const std::string& cgroup_parent)> has_unlimited_memory = {};
   std::string host_resolv_conf = {};  // of pods without a DNS configuration
 };
 
@@ -86,6 +88,7 @@ class SandboxController final : public containerd::services::sandbox::v1::Contro
     std::string hostname;
     std::string cgroup_parent;
     std::string netns;
+    PodNeeds needs;
     guest::v1::Pod guest_pod;
     Phase phase = Phase::kCreated;
     pool::CloneInfo clone;

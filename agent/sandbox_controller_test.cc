@@ -32,7 +32,8 @@ class SandboxControllerTest : public testing::Test {
                      .prepare_guest = [](const pool::CloneInfo&, const guest::v1::Pod&) { return ok(); },
                      .start_shim = [](const std::string&, const pool::CloneInfo&) { return ok(); },
                      .stop_shim = [](const std::string&) { return ok(); },
-                     .task_address = [](const std::string& id) { return "ttrpc+unix:///run/tasks/" + id; }}) {}
+                     .task_address = [](const std::string& id) { return "ttrpc+unix:///run/tasks/" + id; },
+                     .has_unlimited_memory = [](const std::string&) { return false; }}) {}
 
   grpc::Status create(const std::string& netns, const std::string& hostname = "pod") {
     runtime::v1::PodSandboxConfig config;

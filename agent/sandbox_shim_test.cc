@@ -26,6 +26,7 @@ class SandboxTest : public ::testing::Test {
   SandboxBackend backend() {
     return {.acquire = [this](const PoolSet::Wish& wish) -> Result<pool::CloneInfo> {
               steps_.push_back("acquire " + wish.owner_id);
+              needs_ = wish.needs;
               pool::CloneInfo clone;
               clone.id = "clone";
               clone.boot_id = boot_id_;
@@ -34,6 +35,7 @@ class SandboxTest : public ::testing::Test {
             .release = [this](const std::string&) -> Result<bool> { return steps_.emplace_back("release"), true; },
             .check_running = [](const std::string&) { return granary::ok(); },
             .prepare_guest = [this](const pool::CloneInfo&, const guest::v1::Pod& pod) -> granary::Status {
+              guest_pod_ = pod;
               steps_.push_back("prepare " + pod.hostname());
               return granary::ok();
             },
@@ -42,11 +44,13 @@ class SandboxTest : public ::testing::Test {
               return shim_result_;
             },
             .stop_shim = [this](const std::string&) { return steps_.emplace_back("stop shim"), granary::ok(); },
-            .task_address = [](const std::string& id) { return "ttrpc+unix:///tasks/" + id + ".sock"; }};
+            .task_address = [](const std::string& id) { return "ttrpc+unix:///tasks/" + id + ".sock"; },
+            .has_unlimited_memory = [](const std::string& parent) { return parent == "/kubepods/burstable/pod1"; }};
   }
   grpc::Status start() {
     runtime::v1::PodSandboxConfig config;
     config.set_hostname("web");
+    *config.mutable_linux_config() = of_linux_;
     ControllerCreateRequest create;
     create.set_sandbox_id("s1");
     config.SerializeToString(create.mutable_options()->mutable_value());
@@ -71,6 +75,9 @@ class SandboxTest : public ::testing::Test {
     return status.ok() ? response.state() : "unknown";
   }
 
+  runtime::v1::LinuxPodSandboxConfig of_linux_;
+  PodNeeds needs_;
+  guest::v1::Pod guest_pod_;
   std::vector<std::string> steps_;
   std::string boot_id_ = "boot";
   granary::Status shim_result_;
@@ -83,6 +90,25 @@ TEST_F(SandboxTest, AReadySandboxHasItsFilesAndItsShim) {
   EXPECT_THAT(steps_, ElementsAre("acquire cri/s1", "prepare web\n", "start shim"));
   EXPECT_EQ(started_.address(), "ttrpc+unix:///tasks/s1.sock");
   EXPECT_EQ(state(), "SANDBOX_READY");
+}
+
+TEST_F(SandboxTest, LimitsChooseTheShapeAndBindTheGuest) {
+  of_linux_.mutable_resources()->set_memory_limit_in_bytes(100 << 20);
+  of_linux_.mutable_resources()->set_cpu_quota(150'000);
+  of_linux_.mutable_resources()->set_cpu_period(100'000);
+  of_linux_.set_cgroup_parent("/kubepods/pod2");
+  ASSERT_TRUE(start().ok());
+  EXPECT_EQ(needs_.memory_bytes, 100U << 20);
+  EXPECT_EQ(needs_.vcpus, 2U);
+  EXPECT_EQ(guest_pod_.limits().memory_bytes(), 100U << 20);
+}
+
+TEST_F(SandboxTest, ASumThatLeavesOutAContainerIsNoLimit) {
+  of_linux_.mutable_resources()->set_memory_limit_in_bytes(100 << 20);
+  of_linux_.set_cgroup_parent("/kubepods/burstable/pod1");
+  ASSERT_TRUE(start().ok());
+  EXPECT_EQ(needs_.memory_bytes, 100U << 20);
+  EXPECT_EQ(guest_pod_.limits().memory_bytes(), 0U);
 }
 
 TEST_F(SandboxTest, StopEndsTheCloneBeforeItsShimAndIsIdempotent) {

@@ -22,6 +22,7 @@ void define_status(CLI::App& app, const Globals& globals, Action& action);    //
 void define_template(CLI::App& app, const Globals& globals, Action& action);  // template ls, build, rm, inspect
 void define_flight(CLI::App& app, const Globals& globals, Action& action);    // flight
 void define_audit(CLI::App& app, const Globals& globals, Action& action);     // audit
+void define_overhead(CLI::App& app, const Globals& globals, Action& action);  // overhead
 void define_doctor(CLI::App& app, const Globals& globals, Action& action);    // doctor, version
 
 }  // namespace granary::ctl

@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   define_template(app, globals, action);
   define_flight(app, globals, action);
   define_audit(app, globals, action);
+  define_overhead(app, globals, action);
   define_doctor(app, globals, action);
   try {
     app.parse(argc, argv);

@@ -355,6 +355,25 @@ TEST_F(AgentTest, AStoppedVmmThatOutlivesSpawnerAndAgentIsEndedByTheNextAgent) {
   EXPECT_NE(acquire("me"), id);
 }
 
+TEST_F(AgentTest, OverheadIsMeasuredOnAPodAndLeavesNothing) {
+  const auto agent = bench_.start_agent();
+  const Outcome text = bench_.ctl({"overhead"});
+  EXPECT_EQ(text.status, 0) << text.errors;
+  EXPECT_THAT(text.output, testing::AllOf(HasSubstr("file server"), HasSubstr("shim"), HasSubstr("podFixed:\n    memory: ")));
+  const json figures = json::parse(bench_.ctl({"--output", "json", "overhead", "--pool", "a"}).output);
+  EXPECT_EQ(figures["pool"], "a");
+  ASSERT_EQ(figures["processes"].size(), 3U);
+  uint64_t sum = figures["guest_kernel_bytes"];
+  for (const json& process : figures["processes"]) {
+    EXPECT_GT(process["bytes"], 0);
+    sum += process["bytes"].get<uint64_t>();
+  }
+  EXPECT_EQ(figures["memory_mib"], (sum + (1 << 20) - 1) >> 20);
+  EXPECT_THAT(bench_.ctl({"overhead", "--pool", "none"}).errors, HasSubstr("configured: a"));
+  EXPECT_EQ(bench_.ctl({"ls", "--output", "json"}).output.find("overhead"), std::string::npos);
+  EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
+}
+
 TEST_F(AgentTest, AClonesPoolMayBeGoneFromTheConfiguration) {
   auto agent = bench_.start_agent();
   const std::string id = acquire("me");
