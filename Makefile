@@ -29,8 +29,9 @@ guest-kernel: build setup-kernel ## the minimal guest kernel, from Debian's sour
 bench: build ## benchmarks: make bench ROWS=restore_shell,reclaim (1 min on hardware, 10 in the node) -> build/bench.json
 	@tests/bench/run $(if $(ROWS),ROWS=$(ROWS))
 
-matrix: build ## granaryd and granary-spawn killed at each named step, REPEAT=n times (default 5; 1 min each)
+matrix: build ## granaryd and granary-spawn killed at each named step, REPEAT=n times (default 5; 1 min each); then each process at each phase of a pod
 	@$(BUILD)/bin/kill_matrix_test --gtest_repeat=$(or $(REPEAT),5) --gtest_break_on_failure --gtest_brief=1
+	@tests/cri/run $(BUILD) granary --gtest_filter=Matrix/* || [ $$? -eq 77 ]
 
 soak: build  ## clones taken and given back while things go wrong: 10 000 tiny, 200 Linux cycles (5 min on hardware, 40 in the node)
 	@tests/soak/run

@@ -11,9 +11,10 @@ namespace granary::agent {
 namespace {
 
 constexpr int64_t kDefaultPeriodUs = 100'000;
-// Measured, `granaryctl overhead`: 1/64 are the kernel's page structures, the rest its code, slabs and init.
-constexpr uint64_t kGuestBytes = 64 * kMiB;
-constexpr uint64_t kPageStructuresShare = 64;
+// Of 512 MiB and 2 GiB Debian's kernel leaves MemAvailable 84 and 200 MiB less (docs/specification.md): its code, slabs and
+// init are the same in each, page structures and reserves grow with the memory.
+constexpr uint64_t kGuestBytes = 72 * kMiB;
+constexpr uint64_t kGuestShare = 16;
 
 bool has_room(const PoolShape& shape, const PodNeeds& needs) {
   return memory_for_pod(shape.memory_bytes) >= needs.memory_bytes && shape.vcpus >= needs.vcpus;
@@ -39,7 +40,7 @@ unsigned PodNeeds::vcpus_of(int64_t quota_us, int64_t period_us) {
 }
 
 uint64_t memory_for_pod(uint64_t shape_bytes) {
-  const uint64_t taken = kGuestBytes + shape_bytes / kPageStructuresShare;
+  const uint64_t taken = kGuestBytes + shape_bytes / kGuestShare;
   return shape_bytes > taken ? shape_bytes - taken : 0;
 }
 

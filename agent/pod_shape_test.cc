@@ -36,22 +36,22 @@ TEST(PodShapeTest, TheSmallestWithRoomIsTaken) {
 
 TEST(PodShapeTest, TheGuestsKernelHasItsPart) {
   EXPECT_EQ(memory_for_pod(0), 0U);
-  EXPECT_EQ(memory_for_pod(64 * kMiB), 0U);
-  EXPECT_EQ(memory_for_pod(512 * kMiB), (512 - 64 - 8) * kMiB);
-  EXPECT_EQ(fit(440, 1), "default");
-  EXPECT_EQ(fit(441, 1), "large");
+  EXPECT_EQ(memory_for_pod(72 * kMiB), 0U);
+  EXPECT_EQ(memory_for_pod(512 * kMiB), (512 - 72 - 32) * kMiB);
+  EXPECT_EQ(fit(408, 1), "default");
+  EXPECT_EQ(fit(409, 1), "large");
 }
 
 TEST(PodShapeTest, ARefusalNamesWhatIsAskedAndWhatIsThere) {
   const Result<std::string> pool = smallest_fit(kShapes, {.memory_bytes = 8 * kGiB, .vcpus = 2});
   ASSERT_FALSE(pool);
   EXPECT_TRUE(pool.error().is(Errc::kInvalidArgument));
-  EXPECT_THAT(pool.error().message(), AllOf(HasSubstr("8192 MiB and 2 vCPUs"), HasSubstr("pool large has 3968 MiB")));
-  EXPECT_TRUE(check_fit(kShapes[0], {.memory_bytes = 440 * kMiB, .vcpus = 1}));
+  EXPECT_THAT(pool.error().message(), AllOf(HasSubstr("8192 MiB and 2 vCPUs"), HasSubstr("pool large has 3768 MiB")));
+  EXPECT_TRUE(check_fit(kShapes[0], {.memory_bytes = 408 * kMiB, .vcpus = 1}));
   EXPECT_TRUE(check_fit(kShapes[0], {}));
-  const Status chosen = check_fit(kShapes[0], {.memory_bytes = 441 * kMiB, .vcpus = 1});
+  const Status chosen = check_fit(kShapes[0], {.memory_bytes = 409 * kMiB, .vcpus = 1});
   ASSERT_FALSE(chosen);
-  EXPECT_THAT(chosen.error().message(), HasSubstr("pool default has 440 MiB"));
+  EXPECT_THAT(chosen.error().message(), HasSubstr("pool default has 408 MiB"));
 }
 
 TEST(PodShapeTest, VcpusAreThoseThatCanUseTheQuotaUp) {

@@ -8,28 +8,38 @@
 #include <sstream>
 #include <thread>
 
-#include "tests/cri/cri_runtime.h"
-
 namespace granary::cri {
 namespace {
 
 constexpr std::chrono::seconds kPatience{120};
 constexpr std::chrono::milliseconds kLook{20};
 
-Runtime* runtime = nullptr;
+Runtime* the_runtime = nullptr;
 
 }  // namespace
 
 void CriTest::SetUp() {
-  if (runtime == nullptr) GTEST_SKIP() << "run through tests/cri/run, which prepares containerd and the images";
-  client_ = std::make_unique<Client>(runtime->target(), runtime->handler(), runtime->folder() + "/logs");
+  if (the_runtime == nullptr) GTEST_SKIP() << "run through tests/cri/run, which prepares containerd and the images";
+  reconnect();
 }
 
-void CriTest::TearDown() {
+Runtime& CriTest::runtime() { return *the_runtime; }
+
+void CriTest::reconnect() {
+  client_ = std::make_unique<Client>(runtime().target(), runtime().handler(), runtime().folder() + "/logs");
+}
+
+void CriTest::end_pods() {
   for (const auto& [id, config] : pods_) {
     EXPECT_RPC(cri().stop_pod(id));
     EXPECT_RPC(cri().remove_pod(id));
   }
+  pods_.clear();
+}
+
+void CriTest::TearDown() {
+  if (IsSkipped()) return;
+  end_pods();
   if (!folder_.empty()) std::filesystem::remove_all(folder_);
 }
 
@@ -42,7 +52,7 @@ std::string CriTest::name(const std::string& suffix) {
 
 std::string CriTest::folder() {
   if (folder_.empty()) {
-    std::string pattern = runtime->folder() + "/case-XXXXXX";
+    std::string pattern = runtime().folder() + "/case-XXXXXX";
     folder_ = ::mkdtemp(pattern.data()) != nullptr ? pattern : "";
     std::filesystem::permissions(folder_, std::filesystem::perms{0755});
   }
@@ -140,6 +150,6 @@ int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
   const auto started = granary::cri::Runtime::start();
   if (granary::cri::Runtime::is_asked_for() && started == nullptr) return 1;
-  granary::cri::runtime = started.get();
+  granary::cri::the_runtime = started.get();
   return RUN_ALL_TESTS();
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tests/cri/cri_client.h"
+#include "tests/cri/cri_runtime.h"
 
 namespace granary::cri {
 
@@ -46,6 +47,13 @@ class CriTest : public ::testing::Test {
   // The messages of a container's log, of one stream or both ("").
   std::string log(const std::string& container, const std::string& stream = "");
   static bool eventually(const std::function<bool()>& condition);
+
+  // Of the whole program.
+  static Runtime& runtime();
+  // With a connection of its own, after containerd was restarted.
+  void reconnect();
+  // Stopped and removed; as every case does in the end.
+  void end_pods();
 
  private:
   std::unique_ptr<Client> client_;

@@ -3,13 +3,19 @@
 
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
+
+#include "vmpool/base/fd.h"
 
 namespace granary::cri {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr std::chrono::seconds kAgentLimit{300};
 
@@ -48,10 +54,66 @@ bool Runtime::start_agent() {
                                            << "    probe_timeout: 60s\n    identity_timeout: 60s\n";
   agent_ = std::make_unique<e2e::Process>(
       std::vector<std::string>{setting("GRANARY_BIN") + "/granaryd", "--config", folder_ + "/granary.yaml"},
-      folder_ + "/granaryd.log");
+      folder_ + "/granaryd-" + std::to_string(++agents_) + ".log");
   const bool ready = e2e::wait_until([&] { return agent_->log().find("clone-ready") != std::string::npos; }, kAgentLimit);
   if (!ready) std::fprintf(stderr, "granaryd has no clone ready:\n%s\n", agent_->log().c_str());
   return ready;
+}
+
+pid_t Runtime::process_of(const std::string& victim) const {
+  std::map<pid_t, std::string> words;
+  for (const auto& entry : fs::directory_iterator("/proc")) {
+    const pid_t pid = std::atoi(entry.path().filename().c_str());
+    const Result<std::string> text = pid > 0 ? read_file(entry.path().string() + "/cmdline") : std::string();
+    if (text && !text->empty()) words[pid] = *text;
+  }
+  const auto find = [&](const std::string& program, const std::string& with) {
+    for (const auto& [pid, text] : words) {
+      const std::string name = text.substr(0, text.find('\0'));
+      if (name.ends_with(program) && text.find(with) != std::string::npos) return pid;
+    }
+    return pid_t{0};
+  };
+  if (victim == "granary-spawn") return find(victim, folder_ + "/run");
+  if (victim == "shim") return find("containerd-shim-granary-v2", folder_ + "/run");
+  // Both are named after their VM, and only a pod's has a file server.
+  const pid_t file_server = find("granary-fsd", "vm=");
+  if (victim == "granary-fsd" || file_server == 0) return file_server;
+  const std::string& text = words[file_server];
+  return find(victim, text.substr(text.find("vm=")));
+}
+
+bool Runtime::kill(const std::string& victim) {
+  if (victim == "containerd") return containerd_->restart();
+  if (victim == "granaryd") {
+    agent_->kill_now();
+    return start_agent();
+  }
+  const pid_t pid = process_of(victim);
+  return pid > 0 && ::kill(pid, SIGKILL) == 0;
+}
+
+std::string Runtime::audit() const {
+  std::string output;
+  e2e::run_command({setting("GRANARY_BIN") + "/granaryctl", "--socket", folder_ + "/run/granaryd.sock", "audit"}, &output);
+  return output;
+}
+
+std::vector<std::string> Runtime::leftovers() const {
+  std::vector<std::string> found;
+  for (const char* kind : {"containers", "tasks"}) {
+    std::string ids;
+    if (containerd_->ctr({"-n", "k8s.io", kind, "ls", "-q"}, &ids) != 0 || !ids.empty()) found.push_back(kind + (" " + ids));
+  }
+  std::ifstream mounts("/proc/self/mounts");
+  for (std::string line; std::getline(mounts, line);) {
+    if (line.find(folder_ + "/containerd/state/") != std::string::npos) found.push_back(line);
+  }
+  std::error_code code;
+  for (const auto& entry : fs::recursive_directory_iterator(folder_ + "/containerd/state", code)) {
+    if (entry.is_fifo(code)) found.push_back(entry.path().string());
+  }
+  return found;
 }
 
 Runtime::~Runtime() {

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "tests/e2e/containerd.h"
 
@@ -24,12 +25,22 @@ class Runtime {
   [[nodiscard]] std::string target() const { return containerd_->cri_target(); }
   [[nodiscard]] const std::string& folder() const { return folder_; }
 
+  // Kills with SIGKILL one of our processes by its program's name: containerd or granaryd, which is then started anew,
+  // granary-spawn, or the shim, granary-vmm or granary-fsd of the only pod. False: there is none, or it did not come back.
+  bool kill(const std::string& victim);
+  // What `granaryctl audit` prints.
+  [[nodiscard]] std::string audit() const;
+  // What containerd still has: containers, tasks, mounts, FIFOs, by name.
+  [[nodiscard]] std::vector<std::string> leftovers() const;
+
  private:
   Runtime() = default;
   bool start_agent();
+  [[nodiscard]] pid_t process_of(const std::string& victim) const;
 
   std::string handler_;
   std::string folder_;
+  int agents_ = 0;
   std::unique_ptr<e2e::Process> agent_;
   std::unique_ptr<e2e::Containerd> containerd_;
 };

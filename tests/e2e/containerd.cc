@@ -69,11 +69,10 @@ std::unique_ptr<Containerd> Containerd::start(const ContainerdSetup& setup) {
   containerd->binary_directory_ = setup.unpacked + "/usr/bin";
   containerd->socket_ = setup.directory + "/containerd.sock";
   const std::string path = containerd->binary_directory_ + ":" + std::getenv("PATH");
-  containerd->process_ = std::make_unique<Process>(
-      std::vector<std::string>{"env", "PATH=" + path, containerd->binary_directory_ + "/containerd", "--config",
-                               setup.directory + "/config.toml"},
-      setup.directory + "/containerd.log");
-  const bool up = wait_until([&] { return containerd->ctr({"version"}) == 0; }, std::chrono::seconds(60));
+  containerd->command_ = {"env", "PATH=" + path, containerd->binary_directory_ + "/containerd", "--config",
+                          setup.directory + "/config.toml"};
+  containerd->log_path_ = setup.directory + "/containerd.log";
+  const bool up = containerd->launch();
   std::string output;
   bool imported = up;
   for (const std::string& image : setup.images) {
@@ -84,6 +83,16 @@ std::unique_ptr<Containerd> Containerd::start(const ContainerdSetup& setup) {
     return nullptr;
   }
   return containerd;
+}
+
+bool Containerd::launch() {
+  process_ = std::make_unique<Process>(command_, log_path_);
+  return wait_until([&] { return ctr({"version"}) == 0; }, std::chrono::seconds(60));
+}
+
+bool Containerd::restart() {
+  process_->kill_now();
+  return launch();
 }
 
 int Containerd::ctr(std::vector<std::string> arguments, std::string* output) const {

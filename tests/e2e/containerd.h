@@ -29,10 +29,15 @@ class Containerd {
 
   [[nodiscard]] std::string cri_target() const { return "unix:" + socket_; }
   [[nodiscard]] Process& process() { return *process_; }
+  // Killed with SIGKILL and started anew. False: it does not answer.
+  bool restart();
   int ctr(std::vector<std::string> arguments, std::string* output = nullptr) const;
 
  private:
   Containerd() = default;
+  bool launch();
+  std::vector<std::string> command_;
+  std::string log_path_;
   std::string binary_directory_;
   std::string socket_;
   std::unique_ptr<Process> process_;
