@@ -46,8 +46,9 @@ void CriTest::TearDown() {
 std::string CriTest::name(const std::string& suffix) {
   const auto* const test = ::testing::UnitTest::GetInstance()->current_test_info();
   std::string text = std::string(test->name()) + "-" + std::to_string(::getpid()) + "-" + std::to_string(++names_);
-  for (char& c : text) c = static_cast<char>(std::tolower(c));
-  return text.substr(text.size() > 50 ? text.size() - 50 : 0) + suffix;
+  for (char& c : text) c = std::isalnum(c) != 0 ? static_cast<char>(std::tolower(c)) : '-';
+  text = text.substr(text.size() > 50 ? text.size() - 50 : 0);
+  return text.substr(text.find_first_not_of('-')) + suffix;
 }
 
 std::string CriTest::folder() {
