@@ -106,6 +106,7 @@ std::vector<Field> pool_fields(pool::PoolSettings& pool) {
           optional_size_field("memory_budget", pool.memory_budget, kMiB, kMaxBudget),
           charge_field(pool.charge),
           switch_field("core_scheduling", [&pool](bool on) { pool.core_scheduling = on; }),
+          switch_field("anti_spoofing", [&pool](bool on) { pool.anti_spoofing = on; }),
           number_field("refill_concurrency", pool.refill_concurrency, 1, 64),
           map_field("template", template_fields(pool)),
           map_field("devices", {count_field("net", devices.net_slots, 2), count_field("block", devices.block_slots, 8),

@@ -60,6 +60,7 @@ pools:
     refill_concurrency: 3
     template: {kernel: /k, initramfs: "", command_line: "quiet x=y", max_age: 24h, max_clones: 500, sharing: none}
     core_scheduling: true
+    anti_spoofing: true
     devices: {net: 1, block: 0, entropy: false, console: true, balloon: false, fs: false}
     boot_timeout: 90s
     probe_timeout: 250ms
@@ -101,6 +102,8 @@ guest: {kernel: /gk, initramfs: /gi, command_line: gc}
   EXPECT_EQ(a.shape.devices.console, 1);
   EXPECT_EQ(a.shape.devices.balloon, 0);
   EXPECT_TRUE(a.core_scheduling);
+  EXPECT_TRUE(a.anti_spoofing);
+  EXPECT_FALSE(config->pools[1].anti_spoofing);
   EXPECT_EQ(a.shape.devices.fs, 0);
   EXPECT_EQ(config->pools[1].shape.devices.fs, 1) << "pods need it";
   EXPECT_EQ(a.boot_timeout, milliseconds(90'000));

@@ -4,7 +4,6 @@
 #include <sys/stat.h>
 
 #include "agent/network_message.h"
-#include "netplumb/attach.h"
 #include "netplumb/netns.h"
 #include "vmpool/base/fault.h"
 #include "vmpool/guest/network_check.h"
@@ -27,7 +26,7 @@ bool is_gone(const Error& error) {
 
 }  // namespace
 
-Result<Networks::Wired> Networks::wire(const std::string& path, size_t most_links) {
+Result<Networks::Wired> Networks::wire(const std::string& path, size_t most_links, netplumb::Frames frames) {
   const auto netns = std::make_shared<const Fd>(GRANARY_TRY(netplumb::open_netns(path)));
   const std::string identity = GRANARY_TRY(identity_of(*netns));
   {
@@ -48,7 +47,7 @@ Result<Networks::Wired> Networks::wire(const std::string& path, size_t most_link
   }
   fault_point("network.journalled");
   const auto wired = [&]() -> Result<Wired> {
-    netplumb::Attachment made = GRANARY_TRY(netplumb::attach(netns->get(), path, most_links));
+    netplumb::Attachment made = GRANARY_TRY(netplumb::attach(netns->get(), path, most_links, frames));
     auto network = std::make_shared<const guest::v1::Network>(to_message(made.config));
     GRANARY_TRY(guest::check_network(*network));
     return Wired{std::move(made.taps), std::move(network)};

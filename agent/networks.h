@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "agent/journal.h"
+#include "netplumb/attach.h"
 #include "vmpool/base/fd.h"
 #include "vmpool/guest/guest.pb.h"
 
@@ -28,7 +29,7 @@ class Networks {
 
   // EBUSY: it is another clone's, also by another path. Errors of netplumb::open_netns() and attach(): then nothing is
   // changed.
-  Result<Wired> wire(const std::string& path, size_t most_links);
+  Result<Wired> wire(const std::string& path, size_t most_links, netplumb::Frames frames = netplumb::Frames::kAny);
   // Takes everything away. One that is not wired, or not there any more, is fine: CNI may have been quicker.
   Status unwire(const std::string& path);
   // The same for one that no clone has, or had: where it fails, it stays in the journal for the next agent, and every

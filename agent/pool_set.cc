@@ -223,11 +223,12 @@ Result<std::string> PoolSet::find_pod(const std::string& cgroup_parent) const {
 Result<pool::CloneInfo> PoolSet::hand_over(Member member, const Wish& wish, std::string& address) {
   for (;;) {
     // All of it before the clone is taken: a mistake costs none. Our descriptors are closed when it has its own.
-    const control::DeviceSet& devices = member.pool->settings().shape.devices;
+    const pool::PoolSettings settings = member.pool->settings();
+    const control::DeviceSet& devices = settings.shape.devices;
     pool::Attachments attachments{.disks = GRANARY_TRY(open_disks(wish.disks, devices.block_slots)),
                                   .shares = wish.shares && devices.fs != 0,
                                   .cgroup_parent = GRANARY_TRY(find_pod(wish.cgroup_parent))};
-    GRANARY_TRY(wire(wish, devices.net_slots, attachments, address));
+    GRANARY_TRY(wire(wish, settings, attachments, address));
     auto clone = member.pool->acquire({.hostname = wish.hostname}, wish.deadline, attachments);
     if (clone) return clone;
     attachments.taps.clear();

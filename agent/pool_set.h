@@ -185,7 +185,8 @@ class PoolSet {
   [[nodiscard]] std::vector<Member> all_members() const;  // and the retired ones
   Result<Lease> take(LeaseTable::Claim claim, Member member, Lease lease, const Wish& wish);
   Result<pool::CloneInfo> hand_over(Member member, const Wish& wish, std::string& address);
-  Status wire(const Wish& wish, size_t most_links, pool::Attachments& into, std::string& address) const;
+  Status wire(const Wish& wish, const pool::PoolSettings& settings, pool::Attachments& into,
+              std::string& address) const;
   [[nodiscard]] std::function<Status()> unwiring(const std::string& netns, const std::string& address) const;
   void give_up_network(const std::string& netns, const std::string& address) const;
   [[nodiscard]] Result<std::string> find_pod(const std::string& cgroup_parent) const;

@@ -29,9 +29,12 @@ void PoolSet::give_up_network(const std::string& netns, const std::string& addre
     spdlog::error("network is left error=\"{}\"", log_value(unwired.error().message()));
 }
 
-Status PoolSet::wire(const Wish& wish, size_t most_links, pool::Attachments& into, std::string& address) const {
+Status PoolSet::wire(const Wish& wish, const pool::PoolSettings& settings, pool::Attachments& into,
+                     std::string& address) const {
   if (!wish.netns.empty()) {
-    Networks::Wired wired = GRANARY_TRY(resources_.networks.wire(wish.netns, most_links));
+    const auto frames = settings.anti_spoofing ? netplumb::Frames::kOwn : netplumb::Frames::kAny;
+    Networks::Wired wired =
+        GRANARY_TRY(resources_.networks.wire(wish.netns, settings.shape.devices.net_slots, frames));
     into.taps = std::move(wired.taps);
     into.network = std::move(wired.network);
   }

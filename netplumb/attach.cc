@@ -11,6 +11,7 @@
 #include <charconv>
 
 #include "netplumb/netns.h"
+#include "netplumb/own_frames.h"
 #include "netplumb/read_config.h"
 #include "netplumb/redirect.h"
 #include "netplumb/tap.h"
@@ -31,8 +32,6 @@ std::optional<uint32_t> wired_index(const Interface& tap) {
   const auto [rest, error] = std::from_chars(tap.name.data() + kTapPrefix.size(), end, index);
   return error == std::errc() && rest == end ? std::optional(index) : std::nullopt;
 }
-
-Status ask(Netlink& netlink, const Requests& what) { return netlink.ask(what.requests, what.whats); }
 
 // It went meanwhile, or its interface did.
 bool is_missing(const Error& error) {
@@ -162,7 +161,24 @@ Request queue_length(const Interface& interface) {
   return request;
 }
 
-Result<Fd> wire(Netlink& netlink, const Interface& interface) {
+using Program = std::vector<sock_filter>;
+
+// Of each link.
+Result<std::vector<Program>> own_frames_programs(const NetworkConfig& config) {
+  std::vector<Program> all;
+  for (size_t link = 0; link < config.links.size(); ++link) {
+    std::vector<IpAddress> own;
+    for (const Address& one : config.addresses) {
+      if (one.link == link) own.push_back(one.local);
+    }
+    auto program = own_frames_program(config.links[link].mac, own);
+    if (!program) return Error(program.error().code(), config.links[link].name + ": " + program.error().context());
+    all.push_back(*std::move(program));
+  }
+  return all;
+}
+
+Result<Fd> wire(Netlink& netlink, const Interface& interface, const Program& program) {
   const std::string name = tap_name(interface);
   Fd tap = GRANARY_TRY(make_tap(name));
   fault_point("attach.tap");
@@ -170,19 +186,18 @@ Result<Fd> wire(Netlink& netlink, const Interface& interface) {
   const Port other{::if_nametoindex(name.c_str()), name};
   if (other.index == 0) return Error::last_os_error("find tap " + name);
   Requests requests;
-  requests.requests.push_back(tap_settings(other.index, interface.mtu));
-  requests.whats.push_back("set up tap " + name + " with MTU " + std::to_string(interface.mtu));
-  requests.requests.push_back(tap_up(other.index));
-  requests.whats.push_back("bring up tap " + name);
+  requests.add(tap_settings(other.index, interface.mtu),
+               "set up tap " + name + " with MTU " + std::to_string(interface.mtu));
+  requests.add(tap_up(other.index), "bring up tap " + name);
   add_qdisc(requests, other);
+  if (!program.empty()) add_ingress_program(requests, other, program);
   add_redirect(requests, other, wired);
   GRANARY_TRY(ask(netlink, requests));
   fault_point("attach.tap-redirected");
   // By itself, because what follows a failure is tried all the same: another's qdisc gets none of our filters.
   Requests qdisc;
   add_qdisc(qdisc, wired);
-  qdisc.requests.push_back(queue_length(interface));
-  qdisc.whats.push_back(interface.name + ": set its transmit queue length back");
+  qdisc.add(queue_length(interface), interface.name + ": set its transmit queue length back");
   GRANARY_TRY(ask(netlink, qdisc));
   fault_point("attach.qdisc");
   Requests back;
@@ -197,7 +212,7 @@ Result<Fd> wire(Netlink& netlink, const Interface& interface) {
   return tap;
 }
 
-Status attach_here(Attachment& into, size_t most_links) {
+Status attach_here(Attachment& into, size_t most_links, Frames frames) {
   Netlink netlink = GRANARY_TRY(Netlink::open());
   std::vector<Interface> all = GRANARY_TRY(read_interfaces(netlink));
   if (std::ranges::any_of(all, [](const Interface& one) { return wired_index(one).has_value(); })) {
@@ -213,8 +228,10 @@ Status attach_here(Attachment& into, size_t most_links) {
   GRANARY_TRY(check_qdiscs(netlink, wired));
   into.config = GRANARY_TRY(read_config(netlink, wired));
   GRANARY_TRY(check_addresses(into.config));
-  for (const Interface& one : wired) {
-    Result<Fd> tap = wire(netlink, one);
+  std::vector<Program> programs(wired.size());
+  if (frames == Frames::kOwn) programs = GRANARY_TRY(own_frames_programs(into.config));
+  for (size_t i = 0; i < wired.size(); ++i) {
+    Result<Fd> tap = wire(netlink, wired[i], programs[i]);
     if (!tap) {
       const Status removed = remove_all(netlink);
       if (removed) return tap.error();
@@ -234,9 +251,9 @@ Status in_named(int netns, const std::string& name, const std::function<Status()
 
 }  // namespace
 
-Result<Attachment> attach(int netns, const std::string& netns_name, size_t most_links) {
+Result<Attachment> attach(int netns, const std::string& netns_name, size_t most_links, Frames frames) {
   Attachment attachment;
-  GRANARY_TRY(in_named(netns, netns_name, [&] { return attach_here(attachment, most_links); }));
+  GRANARY_TRY(in_named(netns, netns_name, [&] { return attach_here(attachment, most_links, frames); }));
   return attachment;
 }
 

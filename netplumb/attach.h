@@ -16,6 +16,12 @@ struct Attachment {
   NetworkConfig config;
 };
 
+// What a guest may send.
+enum class Frames {
+  kAny,
+  kOwn,  // of the interface's MAC and IP addresses (own_frames.h)
+};
+
 // Wires a configured network namespace, as CNI left it, for a microVM: makes a persistent tap "gtapN" beside each wired
 // interface (N is its index), redirects all frames between the two (tc: clsact, u32, mirred), so that the guest takes
 // the interface's place with its MAC and addresses, and reads what the guest has to be configured with. Interface and
@@ -27,10 +33,10 @@ struct Attachment {
 // taken away first.
 //
 // kNotSupported: an interface of another kind or made on another wired one, more than `most_links`, a route or rule
-// that a guest cannot have. kInvalidArgument: an interface without address. EEXIST: somebody else has an ingress qdisc
-// on it. EBUSY: a VMM still has the tap. EPERM: no CAP_NET_ADMIN in the namespace. EOPNOTSUPP, ENOENT: the kernel lacks
-// a module, which is named.
-Result<Attachment> attach(int netns, const std::string& netns_name, size_t most_links);
+// that a guest cannot have, a kernel that lacks a module, which is named. kInvalidArgument: an interface without
+// address. EEXIST: somebody else has an ingress qdisc on it. EBUSY: a VMM still has the tap. EPERM: no CAP_NET_ADMIN in
+// the namespace. ENODEV: an interface went meanwhile.
+Result<Attachment> attach(int netns, const std::string& netns_name, size_t most_links, Frames frames = Frames::kAny);
 
 // Takes away what an attach, whole or half done, made there. Nothing to do is fine, and so is being told twice.
 Status detach(int netns, const std::string& netns_name);

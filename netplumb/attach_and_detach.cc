@@ -10,7 +10,7 @@ int main(int count, char** arguments) {
   if (count != 2) return 2;
   const auto run = [&]() -> Status {
     const Fd netns = GRANARY_TRY(netplumb::open_netns(arguments[1]));
-    (void)GRANARY_TRY(netplumb::attach(netns.get(), arguments[1], 2));
+    (void)GRANARY_TRY(netplumb::attach(netns.get(), arguments[1], 2, netplumb::Frames::kOwn));
     return netplumb::detach(netns.get(), arguments[1]);
   };
   const Status done = run();

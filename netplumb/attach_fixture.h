@@ -38,9 +38,11 @@ class AttachTest : public testing::Test {
     ASSERT_EQ(host_.run(host), 0);
     ASSERT_EQ(pod_.run(pod), 0);
   }
-  [[nodiscard]] Result<Attachment> attach_pod() const { return attach(pod_.fd(), pod_.path(), kMostLinks); }
-  NetworkConfig attached() {
-    auto made = attach_pod();
+  [[nodiscard]] Result<Attachment> attach_pod(Frames frames = Frames::kAny) const {
+    return attach(pod_.fd(), pod_.path(), kMostLinks, frames);
+  }
+  NetworkConfig attached(Frames frames = Frames::kAny) {
+    auto made = attach_pod(frames);
     EXPECT_TRUE(made) << made.error().message();
     if (!made) return {};
     EXPECT_EQ(made->taps.size(), made->config.links.size());
@@ -60,9 +62,9 @@ class AttachTest : public testing::Test {
     EXPECT_EQ(guest.get(), 0U) << "frames of the namespace's own stack";
     ::close(stop[0]);
   }
-  [[nodiscard]] Error refusal() const {
+  [[nodiscard]] Error refusal(Frames frames = Frames::kAny) const {
     const std::string before = pod_.dump();
-    const auto made = attach_pod();
+    const auto made = attach_pod(frames);
     EXPECT_FALSE(made);
     EXPECT_EQ(pod_.dump(), before);
     return made ? Error(Errc::kInvalidArgument, "") : made.error();

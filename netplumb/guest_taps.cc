@@ -89,11 +89,6 @@ Request subnet_route(uint16_t type, uint16_t flags, const Prefix& subnet) {
   return request;
 }
 
-void add(Requests& into, Request request, std::string what) {
-  into.requests.push_back(std::move(request));
-  into.whats.push_back(std::move(what));
-}
-
 Status make_some(Netlink& netlink, const RoutedNetwork& network, std::span<const uint32_t> guests) {
   Requests requests;
   for (const uint32_t guest : guests) {
@@ -103,12 +98,12 @@ Status make_some(Netlink& netlink, const RoutedNetwork& network, std::span<const
     const uint32_t index = ::if_nametoindex(name.c_str());
     if (index == 0) return Error::last_os_error("find tap " + name);
     const IpAddress address = address_of(network, guest);
-    add(requests, settings(index, network), "set up tap " + name + " with MTU " + std::to_string(network.mtu));
-    add(requests, Request(RTM_NEWLINK, 0, link_header(index, IFF_UP)), "bring up tap " + name);
-    add(requests, neighbour(index, network, guest), name + ": add the neighbour " + to_text(address));
-    add(requests, route(index, address), name + ": add the route to " + to_text(address));
+    requests.add(settings(index, network), "set up tap " + name + " with MTU " + std::to_string(network.mtu));
+    requests.add(Request(RTM_NEWLINK, 0, link_header(index, IFF_UP)), "bring up tap " + name);
+    requests.add(neighbour(index, network, guest), name + ": add the neighbour " + to_text(address));
+    requests.add(route(index, address), name + ": add the route to " + to_text(address));
   }
-  GRANARY_TRY(netlink.ask(requests.requests, requests.whats));
+  GRANARY_TRY(ask(netlink, requests));
   fault_point("taps.routed");
   return ok();
 }
@@ -214,7 +209,7 @@ Result<std::optional<Prefix>> find_overlap(const Prefix& subnet) {
 Status add_subnet_route(const Prefix& subnet) {
   Netlink netlink = GRANARY_TRY(Netlink::open());
   const Request request = subnet_route(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, subnet);
-  const std::string what = "add the route that keeps " + to_text(subnet) + " here (needs CAP_NET_ADMIN)";
+  const std::string what = "add the route that keeps " + to_text(subnet) + " here";
   return netlink.ask({&request, 1}, {&what, 1});
 }
 

@@ -6,6 +6,7 @@
 #include <netlink/attr.h>
 #include <netlink/msg.h>
 #include <netlink/netlink.h>
+#include <netlink/socket.h>
 
 #include <functional>
 #include <memory>
@@ -18,14 +19,15 @@
 
 namespace granary::netplumb {
 
-// A netlink request under construction: a header of type T, then attributes. What does not fit into a page is noticed
-// when it is sent.
+// A netlink request under construction: a header of type T, then attributes. What does not fit into `most_bytes` is
+// noticed when it is sent.
 class Request {
  public:
   template <class T>
-  Request(uint16_t type, uint16_t flags, const T& header)
-      : message_(::nlmsg_alloc_simple(type, NLM_F_REQUEST | flags), &::nlmsg_free) {
-    fits_ = message_ && ::nlmsg_append(message_.get(), const_cast<T*>(&header), sizeof(T), NLMSG_ALIGNTO) == 0;
+  Request(uint16_t type, uint16_t flags, const T& header, size_t most_bytes = 4096)
+      : message_(::nlmsg_alloc_size(most_bytes), &::nlmsg_free) {
+    fits_ = message_ && ::nlmsg_put(message_.get(), 0, 0, type, 0, NLM_F_REQUEST | flags) != nullptr &&
+            ::nlmsg_append(message_.get(), const_cast<T*>(&header), sizeof(T), NLMSG_ALIGNTO) == 0;
   }
 
   Request& put(int attribute, std::span<const uint8_t> bytes) {
@@ -90,15 +92,23 @@ class Netlink {
 
   // Sends the requests, many in one go, and waits for every acknowledgement. The first that the kernel refused is the error:
   // its errno, `whats` of it, and the kernel's own words where it has some. Those after it were tried all the same.
-  Status ask(std::span<const Request> requests, std::span<const std::string> whats);
+  // `modules`: the kernel modules that a request needs, or nullptr: where the kernel does not know what it asks for
+  // (ENOENT, EOPNOTSUPP), the error is kNotSupported and names them. ENOBUFS: an answer did not fit into the socket's
+  // buffer, so what became of the requests is not known.
+  Status ask(std::span<const Request> requests, std::span<const std::string> whats,
+             std::span<const char* const> modules = {});
   // Hands the one object that a request asks for to `each`.
   Status get(const Request& request, const std::string& what, const std::function<void(const nlmsghdr*)>& each);
-  // Hands every object of a dump to `each`, from the start again (after `restart`) when it changed meanwhile.
+  // Hands every object of a dump to `each`, from the start again (after `restart`) when it changed meanwhile or a part
+  // of it was lost (ENOBUFS). EAGAIN: it did so again and again.
   Status dump(const Request& request, const std::string& what, const std::function<void()>& restart,
               const std::function<void(const nlmsghdr*)>& each);
 
+  [[nodiscard]] int fd() const { return ::nl_socket_get_fd(socket_.get()); }
+
  private:
-  Status ask_some(std::span<const Request> requests, std::span<const std::string> whats);
+  Status ask_some(std::span<const Request> requests, std::span<const std::string> whats,
+                  std::span<const char* const> modules);
   using Socket = std::unique_ptr<nl_sock, decltype(&::nl_socket_free)>;
   explicit Netlink(Socket socket) : socket_(std::move(socket)) {}
   Socket socket_;

@@ -17,6 +17,7 @@ namespace {
 constexpr int kLoopback = 1;  // the index of lo, in every namespace
 constexpr uint16_t kCreate = NLM_F_CREATE | NLM_F_EXCL;
 constexpr uint32_t kIngress = TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS);
+constexpr uint32_t kAfterProgram = 2;  // the priority of an ingress redirection
 constexpr uint32_t kEgress = TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS);
 
 tcmsg qdisc_of(uint32_t index) {
@@ -43,14 +44,18 @@ void put_redirect(Request& options, int index) {
   });
 }
 
-// A u32 filter that matches everything, or everything that came in at `indev`. `redirect_to` 0: it passes.
-Request filter(uint32_t index, uint32_t parent, uint32_t priority, const std::string& indev, int redirect_to) {
+tcmsg filter_of(uint32_t index, uint32_t parent, uint32_t priority) {
   tcmsg header{};
   header.tcm_family = AF_UNSPEC;
   header.tcm_ifindex = static_cast<int>(index);
   header.tcm_parent = parent;
   header.tcm_info = TC_H_MAKE(priority << 16, static_cast<uint32_t>(htons(ETH_P_ALL)));
-  Request request(RTM_NEWTFILTER, kCreate, header);
+  return header;
+}
+
+// A u32 filter that matches everything, or everything that came in at `indev`. `redirect_to` 0: it passes.
+Request filter(uint32_t index, uint32_t parent, uint32_t priority, const std::string& indev, int redirect_to) {
+  Request request(RTM_NEWTFILTER, kCreate, filter_of(index, parent, priority));
   request.put_text(TCA_KIND, "u32");
   request.nest(TCA_OPTIONS, [&](Request& options) {
     tc_u32_sel selector{};
@@ -65,25 +70,33 @@ Request filter(uint32_t index, uint32_t parent, uint32_t priority, const std::st
   return request;
 }
 
-void add(Requests& into, Request request, std::string what) {
-  into.requests.push_back(std::move(request));
-  into.whats.push_back(std::move(what));
-}
-
 }  // namespace
 
 void add_qdisc(Requests& into, const Port& from) {
   Request qdisc(RTM_NEWQDISC, kCreate, qdisc_of(from.index));
   qdisc.put_text(TCA_KIND, "clsact");
-  add(into, std::move(qdisc), from.name + ": add a clsact qdisc (kernel module sch_ingress)");
+  into.add(std::move(qdisc), from.name + ": add a clsact qdisc", "sch_ingress");
 }
 
 void add_redirect(Requests& into, const Port& from, const Port& to) {
-  add(into, filter(from.index, kIngress, 1, "", static_cast<int>(to.index)),
-      from.name + ": redirect to " + to.name + " (kernel modules cls_u32, act_mirred)");
-  add(into, filter(from.index, kEgress, 1, to.name, 0), from.name + ": pass what comes from " + to.name);
-  add(into, filter(from.index, kEgress, 2, "", kLoopback),
-      from.name + ": keep back what the namespace sends by itself");
+  constexpr const char* kModules = "cls_u32 act_mirred";
+  into.add(filter(from.index, kIngress, kAfterProgram, "", static_cast<int>(to.index)),
+           from.name + ": redirect to " + to.name, kModules);
+  into.add(filter(from.index, kEgress, 1, to.name, 0), from.name + ": pass what comes from " + to.name, kModules);
+  into.add(filter(from.index, kEgress, 2, "", kLoopback), from.name + ": keep back what the namespace sends by itself",
+           kModules);
+}
+
+void add_ingress_program(Requests& into, const Port& from, std::span<const sock_filter> program) {
+  const tcmsg header = filter_of(from.index, kIngress, kAfterProgram - 1);
+  Request request(RTM_NEWTFILTER, kCreate, header, 4096 + program.size_bytes());
+  request.put_text(TCA_KIND, "bpf");
+  request.nest(TCA_OPTIONS, [&](Request& options) {
+    options.put_value(TCA_BPF_OPS_LEN, static_cast<uint16_t>(program.size()));
+    options.put(TCA_BPF_OPS, {reinterpret_cast<const uint8_t*>(program.data()), program.size_bytes()});
+    options.put_value<uint32_t>(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT);
+  });
+  into.add(std::move(request), from.name + ": let only its own addresses pass (anti_spoofing)", "cls_bpf");
 }
 
 Result<bool> is_ours(Netlink& netlink, const Port& from, const Port& to) {
@@ -108,7 +121,7 @@ Result<bool> is_ours(Netlink& netlink, const Port& from, const Port& to) {
 }
 
 void add_removal(Requests& into, const Port& from) {
-  add(into, Request(RTM_DELQDISC, 0, qdisc_of(from.index)), from.name + ": remove the clsact qdisc");
+  into.add(Request(RTM_DELQDISC, 0, qdisc_of(from.index)), from.name + ": remove the clsact qdisc");
 }
 
 }  // namespace granary::netplumb

@@ -3,6 +3,9 @@
 
 // Of this room only, as netlink.h is.
 
+#include <linux/filter.h>
+
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,10 +29,19 @@ struct Port {
 //            it.
 struct Requests {
   std::vector<Request> requests;
-  std::vector<std::string> whats;  // for errors
+  std::vector<std::string> whats;     // for errors
+  std::vector<const char*> modules;   // as Netlink::ask() takes them
+  void add(Request request, std::string what, const char* its_modules = nullptr) {
+    requests.push_back(std::move(request));
+    whats.push_back(std::move(what));
+    modules.push_back(its_modules);
+  }
 };
+inline Status ask(Netlink& netlink, const Requests& all) { return netlink.ask(all.requests, all.whats, all.modules); }
 void add_qdisc(Requests& into, const Port& from);  // to be there before the rest is asked for: it may be another's
 void add_redirect(Requests& into, const Port& from, const Port& to);
+// Before the redirection at `from`: drops what arrives there and `program` (own_frames.h) does not let pass.
+void add_ingress_program(Requests& into, const Port& from, std::span<const sock_filter> program);
 // Whether the qdisc at `from` is that of its redirection to `to`, or has no filter yet, as that of one begun.
 Result<bool> is_ours(Netlink& netlink, const Port& from, const Port& to);
 // Takes all of that away.

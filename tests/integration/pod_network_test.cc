@@ -18,6 +18,7 @@ using netplumb::TestNetns;
 using nlohmann::json;
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 class PodNetworkTest : public testing::Test {
  protected:
@@ -27,8 +28,11 @@ class PodNetworkTest : public testing::Test {
         pod_.run("ip link add eth0 type veth peer p; sysctl -qw net.ipv6.conf.eth0.accept_dad=0; ip link set eth0 up;"
                  "ip addr add 10.20.0.2/24 dev eth0; ip route add default via 10.20.0.1"),
         0);
-    bench_.configure("size: 1", "shutdown_grace: 0s");
+    configure(true);
     before_ = pod_.dump();
+  }
+  void configure(bool anti_spoofing) const {
+    bench_.configure(std::string("size: 1\n    anti_spoofing: ") + (anti_spoofing ? "true" : "false"));
   }
   [[nodiscard]] Outcome acquire(const std::string& owner, const std::string& netns) const {
     return bench_.ctl({"acquire", "--owner", owner, "--netns", netns, "--wait", "20"});
@@ -56,6 +60,24 @@ TEST_F(PodNetworkTest, ACloneTakesANamespacesPlaceAndLeavesItAsItWas) {
   EXPECT_THAT(bench_.ctl({"console", id}).output, HasSubstr("tap 0"));
   EXPECT_EQ(acquired(), id) << "the same owner";
   EXPECT_EQ(bench_.ctl({"audit"}).output, "no differences\n");
+  EXPECT_THAT(bench_.ctl({"release", id}).output, HasSubstr("released in"));
+  expect_as_before();
+}
+
+// For clones that are handed over from then on.
+TEST_F(PodNetworkTest, AntiSpoofingComesAndGoesWithAReload) {
+  const auto agent = bench_.start_agent();
+  const auto filter = [&] { return pod_.output("tc filter show dev $(basename /sys/class/net/gtap*) ingress"); };
+  std::string id = acquired();
+  EXPECT_THAT(filter(), AllOf(HasSubstr("bpf chain 0 handle 0x1"), HasSubstr("direct-action"), HasSubstr("mirred")));
+  configure(false);
+  agent->signal(SIGHUP);
+  ASSERT_TRUE(agent->wait_for("config-applied pool=- text=\"generation 2,"));
+  EXPECT_THAT(filter(), HasSubstr("direct-action"));
+  EXPECT_THAT(bench_.ctl({"release", id}).output, HasSubstr("released in"));
+  expect_as_before();
+  id = acquired();
+  EXPECT_THAT(filter(), AllOf(Not(HasSubstr("bpf")), HasSubstr("mirred")));
   EXPECT_THAT(bench_.ctl({"release", id}).output, HasSubstr("released in"));
   expect_as_before();
 }

@@ -62,6 +62,7 @@ struct PoolLimits {
   uint32_t refill_concurrency = 2;  // restores in flight
   Charge charge = Charge::kResidue;  // kExact: no warm clones and no shells, `size` is 0
   std::optional<uint64_t> memory_budget;  // bytes of what PoolUsage counts; for who calls allow()
+  bool anti_spoofing = false;  // for who makes the taps of a pod's network: only its own addresses leave a clone
   bool adaptive = false;     // how many of `size` are kept is decided by who calls allow(), from what is asked for
   double hit_target = 0.99;  // then: the share of acquires that are to find a warm clone
   std::chrono::milliseconds boot_timeout{120'000};
