@@ -199,6 +199,12 @@ TEST_F(OwnNetworkTest, WhatCannotBeIsRefusedWithItsReason) {
   EXPECT_THAT(taken_on_disk(), IsEmpty()) << "a mistake costs no address";
 }
 
+TEST_F(OwnNetworkTest, WithoutTheRightItSaysWhichAndLeavesNothing) {
+  const std::string said = netplumb::said_without_net_admin([&] { return refusal().message(); });
+  EXPECT_THAT(said, AllOf(HasSubstr("nf_tables"), HasSubstr("needs CAP_NET_ADMIN")));
+  EXPECT_EQ(dump(), before_);
+}
+
 TEST_F(OwnNetworkTest, AFullNetworkSaysSoAndGoesOn) {
   settings_.subnet = *netplumb::parse_prefix("10.213.0.0/29");
   start();

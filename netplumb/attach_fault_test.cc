@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // What attach() refuses, and what is left when something goes wrong: nothing.
 #include <gmock/gmock.h>
+#include <linux/rtnetlink.h>
 #include <sys/wait.h>
 
+#include <chrono>
 #include <csignal>
 #include <memory>
 
 #include "netplumb/attach_fixture.h"
+#include "netplumb/netlink.h"
 #include "netplumb/netns.h"
+#include "netplumb/tap.h"
 
 namespace granary::netplumb {
 namespace {
@@ -163,6 +167,98 @@ TEST_F(AttachTest, WithoutTheRightItSaysWhich) {
   int status = -1;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
+}
+
+TEST_F(AttachTest, WithoutTheRightInTheNamespaceItSaysWhich) {
+  configure("ip addr add 10.16.0.2/24 dev eth0");
+  const std::string before = pod_.dump();
+  const std::string said = said_without_net_admin([&] {
+    const auto made = attach_pod(Frames::kOwn);
+    return made ? std::string("attached") : made.error().message();
+  });
+  EXPECT_THAT(said, AllOf(HasSubstr(pod_.path()), HasSubstr("make tap gtap"), HasSubstr("needs CAP_NET_ADMIN")));
+  EXPECT_EQ(pod_.dump(), before);
+}
+
+// Of two interfaces the first one is wired already.
+TEST_F(AttachTest, ANameThatIsTakenTakesAllOfItBack) {
+  configure(
+      "ip addr add 10.16.0.2/24 dev eth0; ip link add net1 type veth peer other; ip addr add 10.8.0.2/24 dev net1;"
+      "ip link set net1 up; ip link add gtap$(cat /sys/class/net/net1/ifindex) type bridge");
+  const std::string name = pod_.output("basename /sys/class/net/gtap*");
+  const Error refused = refusal(Frames::kOwn);
+  EXPECT_TRUE(refused.is_errno(EINVAL));
+  EXPECT_THAT(refused.message(), AllOf(HasSubstr(pod_.path()), HasSubstr(name.substr(0, name.size() - 1)),
+                                       HasSubstr("an interface that is no such tap has this name")));
+}
+
+TEST_F(AttachTest, TheHighestIndexHasATapsNameAndALongerOneIsRefused) {
+  configure(
+      "ip link del eth0; ip link add index 2147483647 name a23456789012345 type veth peer other;"
+      "ip link set a23456789012345 up; ip addr add 10.16.0.2/24 dev a23456789012345");
+  EXPECT_EQ(attached().links.at(0).name, "a23456789012345");
+  EXPECT_EQ(pod_.output("basename /sys/class/net/gtap*"), "gtap2147483647\n");
+  EXPECT_TRUE(detach(pod_.fd(), pod_.path()));
+  const auto too_long = make_tap("b234567890123456");
+  ASSERT_FALSE(too_long);
+  EXPECT_TRUE(too_long.error().is(Errc::kInvalidArgument));
+  EXPECT_THAT(too_long.error().message(), HasSubstr("tap b234567890123456: a name of more than 15 bytes"));
+}
+
+class VanishingTest : public AttachTest {
+ protected:
+  // Removes net0 of the pod so long after this call.
+  [[nodiscard]] Status remove_link(std::chrono::microseconds after) const {
+    return in_netns(pod_.fd(), [&]() -> Status {
+      Netlink netlink = GRANARY_TRY(Netlink::open());
+      Request request(RTM_DELLINK, 0, ifinfomsg{});
+      request.put_text(IFLA_IFNAME, "net0");
+      const std::string what = "remove net0";
+      for (const auto start = std::chrono::steady_clock::now(); std::chrono::steady_clock::now() - start < after;) {
+      }
+      return netlink.ask({&request, 1}, {&what, 1});
+    });
+  }
+};
+
+// Taken down after more and more of an attach.
+TEST_F(VanishingTest, AnInterfaceThatVanishesMidwayIsNamedAndLeavesNothing) {
+  ASSERT_EQ(pod_.run("ip link del eth0"), 0);
+  size_t refusals = 0;
+  for (int round = 0; round < 40; ++round) {
+    ASSERT_EQ(pod_.run("ip link add net0 type veth peer p; ip link set net0 up; ip addr add 10.16.0.2/24 dev net0"), 0);
+    auto taker = std::async(std::launch::async, [&] { return remove_link(std::chrono::microseconds(20) * round); });
+    const auto made = attach_pod(Frames::kOwn);
+    const Status removed = taker.get();
+    EXPECT_TRUE(removed) << removed.error().message();
+    if (!made) {
+      ++refusals;
+      EXPECT_THAT(made.error().message(),
+                  AllOf(HasSubstr(pod_.path()), testing::AnyOf(HasSubstr("net0"), HasSubstr("gtap"))));
+      EXPECT_EQ(pod_.output("ls /sys/class/net"), "lo\n") << made.error().message();
+    }
+    ASSERT_TRUE(detach(pod_.fd(), pod_.path()));
+    ASSERT_EQ(pod_.output("ls /sys/class/net"), "lo\n");
+  }
+  std::printf("%zu of 40 attaches were refused\n", refusals);
+}
+
+TEST(NetnsTest, OneThatVanishesMidwayTakesAllOfItAlong) {
+  for (int round = 0; round < 10; ++round) {
+    auto pod = std::make_unique<TestNetns>("vanishing");
+    if (!pod->valid()) GTEST_SKIP() << "network namespaces cannot be made here (needs root and iproute2)";
+    ASSERT_EQ(pod->run("ip link add eth0 type veth peer p; ip link set eth0 up; ip addr add 10.15.0.2/24 dev eth0"), 0);
+    const std::string path = pod->path();
+    const auto netns = open_netns(path);
+    ASSERT_TRUE(netns);
+    auto attaching =
+        std::async(std::launch::async, [&] { return attach(netns->get(), path, kMostLinks, Frames::kOwn); });
+    pod.reset();
+    const auto made = attaching.get();
+    EXPECT_TRUE(made) << made.error().message();  // its descriptor keeps it
+    EXPECT_TRUE(detach(netns->get(), path));
+    EXPECT_TRUE(open_netns(path).error().is_errno(ENOENT));
+  }
 }
 
 TEST(NetnsTest, OnlyNetworkNamespacesOfOthersAreOpened) {

@@ -21,7 +21,7 @@ Result<NftWatch> NftWatch::open() {
     return Error::last_os_error("nf_tables: name a netlink socket");
   const int group = NFNLGRP_NFTABLES;
   if (::setsockopt(socket.get(), SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof(group)) != 0)
-    return Error::last_os_error("nf_tables: watch its tables");
+    return Error::last_os_error("nf_tables: watch its tables (needs CAP_NET_ADMIN)");
   return NftWatch(std::move(socket));
 }
 

@@ -29,8 +29,8 @@ struct Port {
 //            it.
 struct Requests {
   std::vector<Request> requests;
-  std::vector<std::string> whats;     // for errors
-  std::vector<const char*> modules;   // as Netlink::ask() takes them
+  std::vector<std::string> whats;    // for errors
+  std::vector<const char*> modules;  // as Netlink::ask() takes them
   void add(Request request, std::string what, const char* its_modules = nullptr) {
     requests.push_back(std::move(request));
     whats.push_back(std::move(what));

@@ -8,6 +8,7 @@
 namespace granary::netplumb {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -252,6 +253,23 @@ TEST_F(TrafficTest, RoutesInTheWayAreFound) {
     EXPECT_FALSE(GRANARY_TRY(remove_subnet_route(network_.subnet)));
     return ok();
   });
+}
+
+TEST_F(TrafficTest, WithoutTheRightItSaysWhich) {
+  const std::string said = said_without_net_admin([&] {
+    std::string text;
+    const Status entered = in_netns(host_.fd(), [&]() -> Status {
+      text = make_taps(network_, std::vector<uint32_t>{2}).error().message() + "\n";
+      text += add_subnet_route(network_.subnet).error().message() + "\n";
+      text += GRANARY_TRY(Nft::open())->run(table_text(network_, {}, false), "make the table").error().message();
+      return ok();
+    });
+    return entered ? text : entered.error().message();
+  });
+  EXPECT_THAT(said, AllOf(HasSubstr("make tap granary2; needs CAP_NET_ADMIN"),
+                          HasSubstr("add the route that keeps 10.213.0.0/24 here; needs CAP_NET_ADMIN"),
+                          HasSubstr("make the table: "), HasSubstr("the kernel lacks nf_tables (modprobe), or")));
+  EXPECT_EQ(dump(), before_);
 }
 
 TEST_F(TrafficTest, WhatNftRefusesSaysWhy) {

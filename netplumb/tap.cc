@@ -20,6 +20,11 @@ const char* remedy(int error) {
     case ENXIO:
     case ENODEV:
       return "; needs the kernel module tun (modprobe tun) and /dev/net/tun";
+    case ENOSPC:
+    case ENFILE:
+    case EMFILE:
+    case ENOMEM:
+      return "; no room for another one: release clones, or raise the limit";
     case EBUSY:
       return "; a VMM still has it open: release its clone first";
     case EINVAL:

@@ -11,7 +11,8 @@ namespace granary::netplumb {
 // namespace: it outlives the descriptor, so that closing that in a process's exit costs nothing.
 //
 // Errors, naming the tap and a remedy: ENOENT, EACCES: /dev/net/tun; EPERM: no CAP_NET_ADMIN; EBUSY: a process has it
-// open; EINVAL: the name is another interface's.
+// open; EINVAL: the name is another interface's; ENOSPC, ENOMEM, EMFILE, ENFILE: no room. kInvalidArgument: a name
+// that is too long.
 Result<Fd> make_tap(const std::string& name);
 
 }  // namespace granary::netplumb

@@ -2,8 +2,10 @@
 #include "netplumb/test_netns.h"
 
 #include <arpa/inet.h>
+#include <cap-ng.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -160,6 +162,29 @@ std::string TestNetns::dump() const {
       " ip -6 neigh show nud permanent; grep -r . /proc/sys/net/ipv6/conf/*/accept_ra");
   for (size_t at = text.find(kNoise); at != std::string::npos; at = text.find(kNoise, at)) text.erase(at, kNoise.size());
   return text;
+}
+
+std::string said_without_net_admin(const std::function<std::string()>& action) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return "no pipe";
+  const Fd read_end(ends[0]);
+  Fd write_end(ends[1]);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::string said = "capabilities cannot be dropped";
+    ::capng_get_caps_process();
+    ::capng_update(CAPNG_DROP, static_cast<capng_type_t>(CAPNG_EFFECTIVE | CAPNG_PERMITTED), CAP_NET_ADMIN);
+    if (::capng_apply(CAPNG_SELECT_CAPS) == 0) said = action();
+    ::_exit(::write(write_end.get(), said.data(), said.size()) == static_cast<ssize_t>(said.size()) ? 0 : 1);
+  }
+  write_end.reset();
+  std::string said(64 * 1024, 0);
+  const ssize_t n = ::read(read_end.get(), said.data(), said.size());
+  int status = -1;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  said.resize(n > 0 ? static_cast<size_t>(n) : 0);
+  return said;
 }
 
 size_t answer_as_guest(int tap, const std::vector<std::string>& addresses, const std::string& mac, int stop) {

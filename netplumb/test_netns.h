@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,9 @@ class TestNetns {
   std::string name_;
   Fd fd_;
 };
+
+// What `action` says, in a child process without CAP_NET_ADMIN.
+std::string said_without_net_admin(const std::function<std::string()>& action);
 
 // A guest without a kernel at the other end of a tap: answers ARP requests and neighbour solicitations for its
 // addresses and echo requests to them, until `stop` becomes readable. Returns how many frames it saw that it did not
