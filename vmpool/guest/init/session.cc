@@ -6,6 +6,7 @@
 
 #include "vmpool/base/log.h"
 #include "vmpool/guest/init/failure.h"
+#include "vmpool/guest/init/loopback_stream.h"
 
 namespace granary::guest {
 namespace {
@@ -30,7 +31,7 @@ Result<std::unique_ptr<Session>> Session::create(Guest guest, Fd connection, std
 
 bool Session::may_read() const {
   return !closed_ && !broken_ && !waiting_ && outbox_.size() - outbox_sent_ < kOutboxLimit &&
-         (!task_ || task_->accepts_input());
+         (!carried_ || carried_->accepts_input());
 }
 
 void Session::on_events(uint32_t events) {
@@ -81,7 +82,8 @@ void Session::handle(v1::Request& request) {
       return handle_identity(request.identity());
     case v1::Request::kExec:
     case v1::Request::kContainerCreate:
-      return handle_task(request);
+    case v1::Request::kConnect:
+      return handle_carried(request);
     case v1::Request::kPod:
     case v1::Request::kContainerKill:
     case v1::Request::kContainerDelete:
@@ -94,7 +96,7 @@ void Session::handle(v1::Request& request) {
     case v1::Request::KIND_NOT_SET:
       return reply(failure(v1::Failure::INVALID, "a request of no known kind: is the host newer than this guest?"));
     default:
-      return handle_for_task(request);
+      return handle_for_carried(request);
   }
 }
 
@@ -104,36 +106,42 @@ void Session::handle_identity(const v1::Identity& identity) {
   reply(answer);
 }
 
-void Session::handle_task(v1::Request& request) {
-  const std::string what = request.has_exec() ? "exec" : "a container";
+void Session::handle_carried(v1::Request& request) {
+  const std::string what = request.has_exec() ? "exec" : request.has_connect() ? "a connection" : "a container";
   if (!guest_.identity.applied()) {
     return reply(failure(v1::Failure::IDENTITY, what + " before the clone has its identity: send Identity first"));
   }
-  if (task_) {
-    return reply(
-        failure(v1::Failure::INVALID, "a second exec or container in one conversation: open another connection"));
+  if (carried_) {
+    return reply(failure(v1::Failure::INVALID,
+                         "a second exec, container or connection in one conversation: open another one"));
   }
-  if (const Status begun = begin_task(request); !begun) reply(failure(begun.error()));
+  if (const Status begun = begin(request); !begun) reply(failure(begun.error()));
 }
 
-Status Session::begin_task(v1::Request& request) {
-  Task::Owner owner;
+Status Session::begin(v1::Request& request) {
+  Carried::Owner owner;
   owner.reply = [this](const v1::Reply& said) { reply(said); };
   owner.wants_input = [this] {
     take_requests();
     settle();
   };
+  if (request.has_connect()) {
+    carried_ = GRANARY_TRY(LoopbackStream::connect(guest_.loop, request.connect(), std::move(owner)));
+    return ok();
+  }
+  std::unique_ptr<Task> task;
   if (request.has_container_create()) {
     std::unique_ptr<ContainerTask> container =
         GRANARY_TRY(guest_.containers.create(std::move(*request.mutable_container_create()), std::move(owner)));
     container_ = container.get();
-    task_ = std::move(container);
+    task = std::move(container);
   } else if (!request.exec().container_id().empty()) {
-    task_ = GRANARY_TRY(guest_.containers.exec(request.exec(), std::move(owner)));
+    task = GRANARY_TRY(guest_.containers.exec(request.exec(), std::move(owner)));
   } else {
-    task_ =
-        GRANARY_TRY(Command::start(guest_.loop, guest_.reaper, std::move(*request.mutable_exec()), std::move(owner)));
+    task = GRANARY_TRY(Command::start(guest_.loop, guest_.reaper, std::move(*request.mutable_exec()), std::move(owner)));
   }
+  task_ = task.get();
+  carried_ = std::move(task);
   return ok();
 }
 
@@ -157,23 +165,29 @@ void Session::handle_containers(const v1::Request& request) {
   });
 }
 
-void Session::handle_for_task(v1::Request& request) {
-  if (!task_) return reply(failure(v1::Failure::INVALID, "input or a signal without an exec: send Exec first"));
+void Session::handle_for_carried(v1::Request& request) {
+  if (!carried_) return reply(failure(v1::Failure::INVALID, "input or a signal without an exec: send Exec first"));
   if (request.has_container_start()) {
     if (container_ != nullptr) return container_->start();
     return reply(failure(v1::Failure::INVALID, "start of a container that another conversation created, or none"));
   }
   switch (request.kind_case()) {
     case v1::Request::kStdinData:
-      return task_->write_input(std::move(*request.mutable_stdin_data()));
+      return carried_->write_input(std::move(*request.mutable_stdin_data()));
     case v1::Request::kCloseStdin:
-      return task_->close_input();
-    case v1::Request::kWindowSize:
-      return task_->resize(request.window_size());
+      return carried_->close_input();
     default:
-      if (!task_->signal(request.signal())) {
-        reply(failure(v1::Failure::INVALID, "signal " + std::to_string(request.signal()) + " does not exist"));
-      }
+      return handle_for_task(request);
+  }
+}
+
+void Session::handle_for_task(v1::Request& request) {
+  if (task_ == nullptr) {
+    return reply(failure(v1::Failure::INVALID, "a connection has neither signals nor a window"));
+  }
+  if (request.has_window_size()) return task_->resize(request.window_size());
+  if (!task_->signal(request.signal())) {
+    reply(failure(v1::Failure::INVALID, "signal " + std::to_string(request.signal()) + " does not exist"));
   }
 }
 
@@ -204,7 +218,7 @@ void Session::flush() {
     outbox_.clear();
     outbox_sent_ = 0;
   }
-  if (task_) task_->allow_output(outbox_.empty());
+  if (carried_) carried_->allow_output(outbox_.empty());
   settle();
 }
 
@@ -212,7 +226,7 @@ void Session::flush() {
 void Session::settle() {
   if (closed_) return;
   if (broken_ && outbox_.empty()) return close();
-  if (task_ && task_->ended() && outbox_.empty() && !said_all_) {
+  if (carried_ && carried_->ended() && outbox_.empty() && !said_all_) {
     // Not closed yet: input on its way here would make the socket reset the connection and drop our last words.
     said_all_ = true;
     ::shutdown(connection_.get(), SHUT_WR);

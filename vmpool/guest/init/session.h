@@ -40,10 +40,11 @@ class Session {
   void take_requests();
   void handle(v1::Request& request);
   void handle_identity(const v1::Identity& identity);
-  void handle_task(v1::Request& request);
+  void handle_carried(v1::Request& request);
   void handle_containers(const v1::Request& request);
+  void handle_for_carried(v1::Request& request);
   void handle_for_task(v1::Request& request);
-  Status begin_task(v1::Request& request);
+  Status begin(v1::Request& request);
   void reply(const v1::Reply& reply);
   void flush();
   void settle();
@@ -57,12 +58,13 @@ class Session {
   FrameReader reader_;
   std::string outbox_;
   size_t outbox_sent_ = 0;
-  std::unique_ptr<Task> task_;
-  ContainerTask* container_ = nullptr;                                 // the task, if it is a container's
+  std::unique_ptr<Carried> carried_;
+  Task* task_ = nullptr;                                               // it, if it is a process
+  ContainerTask* container_ = nullptr;                                 // the same, if it is a container's
   bool waiting_ = false;                                               // for an answer about pod or containers
   std::shared_ptr<Session*> self_ = std::make_shared<Session*>(this);  // null once it is gone
   bool broken_ = false;    // the peer's stream is out of step: nothing more is read
-  bool said_all_ = false;  // the exec's last message went out, and after it the end of our stream
+  bool said_all_ = false;  // the last message went out, and after it the end of our stream
   bool closed_ = false;
 };
 

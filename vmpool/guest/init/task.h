@@ -1,44 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <functional>
 #include <optional>
 #include <string>
 
-#include "vmpool/guest/guest.pb.h"
+#include "vmpool/guest/init/carried.h"
 #include "vmpool/guest/init/process_streams.h"
 #include "vmpool/guest/init/reaper.h"
 
 namespace granary::guest {
 
-// A process whose streams a conversation carries, to Exited as its last message. Owned by its conversation; if that
-// drops it before the process ended, the process is killed.
-class Task {
+// A process, to Exited as its last message. If the conversation drops it before the process ended, that is killed.
+class Task : public Carried {
  public:
-  // Called from the event loop, never from inside the call that made the Task, and never after it is gone.
-  struct Owner {
-    // What answers the request; then output; at last Exited. Or a Failure and nothing after it.
-    std::function<void(const v1::Reply&)> reply;
-    // accepts_input() has become true.
-    std::function<void()> wants_input;
-  };
-
-  virtual ~Task() = default;
-  Task(const Task&) = delete;
-  Task& operator=(const Task&) = delete;
-
-  // False until the process is there, and while it leaves input unread.
-  [[nodiscard]] bool accepts_input() const { return ended_ || ending_ || (open_ && streams_.input_taken()); }
-  // These only while accepts_input(). Input that the process does not want any more is dropped.
-  void write_input(std::string data) { streams_.write_input(std::move(data)); }
-  void close_input() { streams_.close_input(); }
+  [[nodiscard]] bool accepts_input() const override { return ended_ || ending_ || (open_ && streams_.input_taken()); }
+  void write_input(std::string data) override { streams_.write_input(std::move(data)); }
+  void close_input() override { streams_.close_input(); }
+  // Only while accepts_input().
   void resize(const v1::WindowSize& size) { streams_.resize(size); }
   // False if there is no such signal.
   bool signal(int number);
-  // Output is read only while allowed; at first it is.
-  void allow_output(bool allowed) { streams_.allow_output(allowed); }
+  void allow_output(bool allowed) override { streams_.allow_output(allowed); }
   // Exited, or a Failure that ends it, was given to the owner.
-  [[nodiscard]] bool ended() const { return ended_; }
+  [[nodiscard]] bool ended() const override { return ended_; }
 
  protected:
   Task(EventLoop& loop, Owner owner);
