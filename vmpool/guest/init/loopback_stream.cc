@@ -163,8 +163,8 @@ void LoopbackStream::fail(const Error& why) {
 }
 
 void LoopbackStream::watch_again() {
-  const uint32_t events = (output_allowed_ && !output_ended_ ? uint32_t{EPOLLIN} : 0) |
-                          (input_.empty() ? 0 : uint32_t{EPOLLOUT});
+  const uint32_t events =
+      (output_allowed_ && !output_ended_ ? uint32_t{EPOLLIN} : 0) | (input_.empty() ? 0 : uint32_t{EPOLLOUT});
   // Stopped, not modified: epoll would go on telling of a hang-up.
   if (ended_ || events == 0) return watch_.stop();
   const Status watched = watch_.start(socket_.get(), events, [this](uint32_t told) { on_events(told); });

@@ -112,8 +112,8 @@ void Session::handle_carried(v1::Request& request) {
     return reply(failure(v1::Failure::IDENTITY, what + " before the clone has its identity: send Identity first"));
   }
   if (carried_) {
-    return reply(failure(v1::Failure::INVALID,
-                         "a second exec, container or connection in one conversation: open another one"));
+    return reply(
+        failure(v1::Failure::INVALID, "a second exec, container or connection in one conversation: open another one"));
   }
   if (const Status begun = begin(request); !begun) reply(failure(begun.error()));
 }
@@ -138,7 +138,8 @@ Status Session::begin(v1::Request& request) {
   } else if (!request.exec().container_id().empty()) {
     task = GRANARY_TRY(guest_.containers.exec(request.exec(), std::move(owner)));
   } else {
-    task = GRANARY_TRY(Command::start(guest_.loop, guest_.reaper, std::move(*request.mutable_exec()), std::move(owner)));
+    task =
+        GRANARY_TRY(Command::start(guest_.loop, guest_.reaper, std::move(*request.mutable_exec()), std::move(owner)));
   }
   task_ = task.get();
   carried_ = std::move(task);
