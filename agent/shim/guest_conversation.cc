@@ -34,9 +34,10 @@ Result<Fd> connect_to(const std::string& path) {
 }  // namespace
 
 Result<std::unique_ptr<GuestConversation>> GuestConversation::open(EventLoop& loop, const std::string& socket_path,
-                                                                   Handlers handlers) {
+                                                                   Handlers handlers, size_t most_reply_bytes) {
   Fd socket = GRANARY_TRY(connect_to(socket_path));
-  std::unique_ptr<GuestConversation> made(new GuestConversation(loop, std::move(socket), std::move(handlers)));
+  std::unique_ptr<GuestConversation> made(
+      new GuestConversation(loop, std::move(socket), std::move(handlers), most_reply_bytes));
   GuestConversation* self = made.get();
   self->watched_ = EPOLLIN;
   self->token_ =

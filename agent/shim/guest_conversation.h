@@ -28,9 +28,10 @@ class GuestConversation {
   };
   static constexpr std::chrono::seconds kHandshakeLimit{10};
 
-  // kPeerGone when nothing listens at the path.
+  // kPeerGone when nothing listens at the path. A reply longer than `most_reply_bytes` ends it.
   static Result<std::unique_ptr<GuestConversation>> open(EventLoop& loop, const std::string& socket_path,
-                                                         Handlers handlers);
+                                                         Handlers handlers,
+                                                         size_t most_reply_bytes = guest::kMaxFrameBytes);
   ~GuestConversation();
   GuestConversation(const GuestConversation&) = delete;
   GuestConversation& operator=(const GuestConversation&) = delete;
@@ -44,8 +45,8 @@ class GuestConversation {
   void hold_back(bool held);
 
  private:
-  GuestConversation(EventLoop& loop, Fd socket, Handlers handlers)
-      : loop_(loop), socket_(std::move(socket)), handlers_(std::move(handlers)) {}
+  GuestConversation(EventLoop& loop, Fd socket, Handlers handlers, size_t most_reply_bytes)
+      : loop_(loop), socket_(std::move(socket)), handlers_(std::move(handlers)), reader_(most_reply_bytes) {}
   void on_events(uint32_t events);
   void read_some();
   Status read_handshake();

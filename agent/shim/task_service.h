@@ -24,6 +24,7 @@ struct Pod {
   std::string guest_socket;   // of the clone: "CONNECT <port>\n" reaches the guest
   std::string agent_socket;   // where granaryd answers shims
   std::string events_socket;  // containerd's TTRPC_ADDRESS; empty: it does not want events
+  std::string netns = {};     // path of its network namespace; empty: none, so no port-forward
 };
 
 // containerd's Task service (containerd.task.v3.Task, and v2, whose messages are the same) for the containers of one

@@ -84,9 +84,9 @@ Result<std::optional<std::string_view>> FrameReader::next_payload() {
   const std::string_view rest = std::string_view(buffer_).substr(begin_);
   if (rest.size() < kPrefixBytes) return std::optional<std::string_view>();
   const uint32_t size = load_le32(rest.data());
-  if (size > kMaxFrameBytes) {
+  if (size > most_bytes_) {
     return Error(Errc::kProtocolMalformed, "guest protocol: a frame of " + std::to_string(size) +
-                                               " bytes announced; at most " + std::to_string(kMaxFrameBytes) +
+                                               " bytes announced; at most " + std::to_string(most_bytes_) +
                                                " are allowed");
   }
   if (rest.size() - kPrefixBytes < size) return std::optional<std::string_view>();

@@ -29,13 +29,16 @@ class FrameReader {
  public:
   enum class Read { kSome, kWouldBlock, kEnd };
 
+  // `most_bytes`: longest frame that is taken.
+  explicit FrameReader(size_t most_bytes = kMaxFrameBytes) : most_bytes_(most_bytes) {}
+
   // One read(2) of at most kDataChunkBytes from a stream. kEnd: the peer closed; what it sent before can still be
   // taken with next(). A reset connection is kEnd too.
   Result<Read> read_from(int fd);
   void feed(std::span<const std::byte> bytes);
 
   // The next complete frame, parsed into `message`: true; false if more bytes are needed. kProtocolMalformed for a
-  // frame longer than kMaxFrameBytes (told from its prefix alone) or one that does not parse.
+  // frame that is too long (told from its prefix alone) or one that does not parse.
   Result<bool> next(google::protobuf::MessageLite& message);
 
   [[nodiscard]] size_t buffered_bytes() const { return buffer_.size() - begin_; }
@@ -43,6 +46,7 @@ class FrameReader {
  private:
   [[nodiscard]] Result<std::optional<std::string_view>> next_payload();
 
+  size_t most_bytes_;
   std::string buffer_;
   size_t begin_ = 0;  // bytes before it have been taken
 };
