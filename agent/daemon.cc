@@ -127,7 +127,7 @@ SandboxBackend sandbox_backend(PoolSet& pools, Shims& shims, const Cgroups* grou
           .prepare_guest = [](const pool::CloneInfo& clone, const guest::v1::Pod& pod) -> Status {
             return pool::set_pod(clone.socket_path, pod, std::chrono::steady_clock::now() + kGuestLimit);
           },
-          .start_shim = [&shims](const std::string& sandbox, const auto& clone) { return shims.start(sandbox, clone); },
+          .start_shim = [&shims](const std::string& sandbox, const auto& clone, const std::string& netns) { return shims.start(sandbox, clone, netns); },
           .stop_shim = [&shims](const std::string& sandbox) { return shims.stop(sandbox); },
           .task_address = [&shims](const std::string& sandbox) { return shims.address(sandbox); },
           .has_unlimited_memory = [groups](const auto& parent) { return has_unlimited_memory(groups, parent); },

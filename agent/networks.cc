@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/networks.h"
 
+#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
+#include <future>
+
+#include "agent/log_text.h"
 #include "agent/network_message.h"
+#include "agent/shim/relay_port.h"
+#include "netplumb/attach.h"
+#include "netplumb/loopback_redirect.h"
 #include "netplumb/netns.h"
 #include "vmpool/base/fault.h"
 #include "vmpool/guest/network_check.h"
@@ -24,9 +31,22 @@ bool is_gone(const Error& error) {
          error.is(Errc::kInvalidArgument) || error.is(Errc::kNotSupported);
 }
 
+void forward(const Fd& netns, const std::string& path) {
+  if (const Status done = netplumb::redirect_loopback(netns.get(), path, shim::kRelayPort); !done)
+    spdlog::warn("no port-forward error=\"{}\"", log_value(done.error().message()));
+}
+
+// Both wait for the kernel: at the same time.
+Status restore(const Fd& netns, const std::string& path) {
+  auto undone = std::async(std::launch::async, [&] { return netplumb::undo_loopback_redirect(netns.get(), path); });
+  const Status detached = netplumb::detach(netns.get(), path);
+  GRANARY_TRY(undone.get());
+  return detached;
+}
+
 }  // namespace
 
-Result<Networks::Wired> Networks::wire(const std::string& path, size_t most_links, netplumb::Frames frames) {
+Result<Networks::Wired> Networks::wire(const std::string& path, size_t most_links, Options options) {
   const auto netns = std::make_shared<const Fd>(GRANARY_TRY(netplumb::open_netns(path)));
   const std::string identity = GRANARY_TRY(identity_of(*netns));
   {
@@ -47,9 +67,10 @@ Result<Networks::Wired> Networks::wire(const std::string& path, size_t most_link
   }
   fault_point("network.journalled");
   const auto wired = [&]() -> Result<Wired> {
-    netplumb::Attachment made = GRANARY_TRY(netplumb::attach(netns->get(), path, most_links, frames));
+    netplumb::Attachment made = GRANARY_TRY(netplumb::attach(netns->get(), path, most_links, options.frames));
     auto network = std::make_shared<const guest::v1::Network>(to_message(made.config));
     GRANARY_TRY(guest::check_network(*network));
+    if (options.forward_loopback) forward(*netns, path);
     return Wired{std::move(made.taps), std::move(network)};
   };
   Result<Wired> done = wired();
@@ -66,7 +87,7 @@ Status Networks::unwire(const std::string& path) {
   const auto at = namespaces.find(path);
   if (at == namespaces.end()) return ok();
   const std::shared_ptr<const Fd> netns = GRANARY_TRY(find(path, at->second));
-  if (netns) GRANARY_TRY(netplumb::detach(netns->get(), path));
+  if (netns) GRANARY_TRY(restore(*netns, path));
   fault_point("network.unwired");
   {
     const std::lock_guard lock(open_mutex_);

@@ -27,9 +27,15 @@ class Networks {
   // What an earlier agent wired is known from the journal.
   explicit Networks(Journal& journal) : journal_(journal) {}
 
+  struct Options {
+    netplumb::Frames frames = netplumb::Frames::kAny;
+    // What its programs dial on loopback goes to shim::kRelayPort there; not where the kernel cannot do that, which is logged.
+    bool forward_loopback = false;
+  };
   // EBUSY: it is another clone's, also by another path. Errors of netplumb::open_netns() and attach(): then nothing is
   // changed.
-  Result<Wired> wire(const std::string& path, size_t most_links, netplumb::Frames frames = netplumb::Frames::kAny);
+  Result<Wired> wire(const std::string& path, size_t most_links, Options options);
+  Result<Wired> wire(const std::string& path, size_t most_links) { return wire(path, most_links, Options()); }
   // Takes everything away. One that is not wired, or not there any more, is fine: CNI may have been quicker.
   Status unwire(const std::string& path);
   // The same for one that no clone has, or had: where it fails, it stays in the journal for the next agent, and every

@@ -81,6 +81,19 @@ TEST_F(NetworksTest, WhatNobodyHasIsTakenAwayByTheNextOne) {
   EXPECT_FALSE(has_tap());
 }
 
+TEST_F(NetworksTest, LoopbackIsForwardedWhereAskedAndPutBackInOrder) {
+  const std::string rules = "nft list ruleset";
+  wire();
+  EXPECT_EQ(pod_.output(rules), "");
+  ASSERT_TRUE(networks_->unwire(pod_.path()));
+  const std::string before = pod_.dump();
+  ASSERT_TRUE(networks_->wire(pod_.path(), 2, true));
+  EXPECT_THAT(pod_.output(rules), HasSubstr("tcp redirect to :1"));
+  ASSERT_TRUE(networks_->unwire(pod_.path()));
+  EXPECT_EQ(pod_.output(rules), "");
+  EXPECT_EQ(pod_.dump(), before);
+}
+
 TEST_F(NetworksTest, ANamespaceThatLostItsPathIsStillPutBackInOrder) {
   const std::string before = pod_.dump();
   const std::string path = folder_ + "/mounted";

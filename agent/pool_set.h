@@ -58,6 +58,7 @@ class PoolSet {
     std::optional<NetWish> net = {};  // a card in the agent's own network; with neither it has no network
     PodNeeds needs = {};
     bool shares = false;  // a file server for its containers, where the pool's shape has the device
+    bool forward_loopback = false;  // what programs in `netns` dial on its loopback goes to the pod's shim
   };
   struct TemplateUse {
     pool::TemplateInfo info;

@@ -32,9 +32,10 @@ void PoolSet::give_up_network(const std::string& netns, const std::string& addre
 Status PoolSet::wire(const Wish& wish, const pool::PoolSettings& settings, pool::Attachments& into,
                      std::string& address) const {
   if (!wish.netns.empty()) {
-    const auto frames = settings.anti_spoofing ? netplumb::Frames::kOwn : netplumb::Frames::kAny;
+    const Networks::Options options{.frames = settings.anti_spoofing ? netplumb::Frames::kOwn : netplumb::Frames::kAny,
+                                    .forward_loopback = wish.forward_loopback};
     Networks::Wired wired =
-        GRANARY_TRY(resources_.networks.wire(wish.netns, settings.shape.devices.net_slots, frames));
+        GRANARY_TRY(resources_.networks.wire(wish.netns, settings.shape.devices.net_slots, options));
     into.taps = std::move(wired.taps);
     into.network = std::move(wired.network);
   }

@@ -88,10 +88,17 @@ bool SandboxController::forget(const Waiter* waiter) {
 }
 
 // A guest whose words for containers are not known (it told no boot id: a tiny one) gets none.
-granary::Status SandboxController::equip(const std::string& sandbox_id, const pool::CloneInfo& clone,
-                                         const guest::v1::Pod& pod) {
-  if (!clone.boot_id.empty()) GRANARY_TRY(backend_.prepare_guest(clone, pod));
-  return backend_.start_shim(sandbox_id, clone);
+granary::Status SandboxController::equip(const std::string& sandbox_id, const pool::CloneInfo& clone) {
+  guest::v1::Pod guest_pod;
+  std::string netns;
+  {
+    const std::lock_guard lock(mutex_);
+    const Sandbox& record = sandboxes_.at(sandbox_id);
+    guest_pod = record.guest_pod;
+    netns = record.netns;
+  }
+  if (!clone.boot_id.empty()) GRANARY_TRY(backend_.prepare_guest(clone, guest_pod));
+  return backend_.start_shim(sandbox_id, clone, netns);
 }
 
 grpc::Status SandboxController::Create(grpc::ServerContext* /*context*/,
@@ -166,7 +173,8 @@ grpc::Status SandboxController::begin_start(const std::string& sandbox_id, PoolS
           .cgroup_parent = record.cgroup_parent,
           .netns = record.netns,
           .needs = record.needs,
-          .shares = true};
+          .shares = true,
+          .forward_loopback = true};
   return grpc::Status::OK;
 }
 
@@ -180,12 +188,7 @@ void SandboxController::end_start(const std::string& sandbox_id) {
 
 grpc::Status SandboxController::take_clone(const std::string& sandbox_id, const pool::CloneInfo& clone,
                                            WallTime& created_at) {
-  guest::v1::Pod guest_pod;
-  {
-    const std::lock_guard lock(mutex_);
-    guest_pod = sandboxes_.at(sandbox_id).guest_pod;
-  }
-  if (const granary::Status equipped = equip(sandbox_id, clone, guest_pod); !equipped) {
+  if (const granary::Status equipped = equip(sandbox_id, clone); !equipped) {
     (void)backend_.release(clone.id);
     (void)backend_.stop_shim(sandbox_id);
     return api::to_grpc(equipped.error());

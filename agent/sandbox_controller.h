@@ -26,7 +26,8 @@ struct SandboxBackend {
   // Tells the clone's guest what its containers share.
   std::function<granary::Status(const pool::CloneInfo& clone, const guest::v1::Pod& pod)> prepare_guest;
   // The pod's Task service (agent/shims.h), which lives from Start to Stop. Both are idempotent.
-  std::function<granary::Status(const std::string& sandbox_id, const pool::CloneInfo& clone)> start_shim;
+  std::function<granary::Status(const std::string& sandbox_id, const pool::CloneInfo& clone, const std::string& netns)>
+      start_shim;
   std::function<granary::Status(const std::string& sandbox_id)> stop_shim;
   std::function<std::string(const std::string& sandbox_id)> task_address;
   // A pod's cgroup has no memory limit: a container of it has none, so what the kubelet adds up is not the pod's limit.
@@ -106,7 +107,7 @@ class SandboxController final : public containerd::services::sandbox::v1::Contro
   // Or gives it back, when the sandbox was stopped meanwhile.
   grpc::Status take_clone(const std::string& sandbox_id, const pool::CloneInfo& clone, WallTime& created_at);
   void await_starts(std::unique_lock<std::mutex>& lock, const std::string& sandbox_id);
-  granary::Status equip(const std::string& sandbox_id, const pool::CloneInfo& clone, const guest::v1::Pod& pod);
+  granary::Status equip(const std::string& sandbox_id, const pool::CloneInfo& clone);
   grpc::Status stop(const std::string& sandbox_id);
   // With the lock held: marks the sandbox ended and takes those who wait for it.
   std::vector<Waiter*> end_locked(const std::string& sandbox_id, Sandbox& sandbox, uint32_t exit_status,

@@ -30,7 +30,7 @@ class SandboxControllerTest : public testing::Test {
                      },
                      .check_running = [](const std::string&) { return ok(); },
                      .prepare_guest = [](const pool::CloneInfo&, const guest::v1::Pod&) { return ok(); },
-                     .start_shim = [](const std::string&, const pool::CloneInfo&) { return ok(); },
+                     .start_shim = [](const std::string&, const pool::CloneInfo&, const std::string&) { return ok(); },
                      .stop_shim = [](const std::string&) { return ok(); },
                      .task_address = [](const std::string& id) { return "ttrpc+unix:///run/tasks/" + id; },
                      .has_unlimited_memory = [](const std::string&) { return false; }}) {}

@@ -39,8 +39,8 @@ class SandboxTest : public ::testing::Test {
               steps_.push_back("prepare " + pod.hostname());
               return granary::ok();
             },
-            .start_shim = [this](const std::string&, const pool::CloneInfo&) -> granary::Status {
-              steps_.emplace_back("start shim");
+            .start_shim = [this](const std::string&, const pool::CloneInfo&, const std::string& netns) -> granary::Status {
+              steps_.push_back("start shim in " + netns);
               return shim_result_;
             },
             .stop_shim = [this](const std::string&) { return steps_.emplace_back("stop shim"), granary::ok(); },
@@ -53,6 +53,7 @@ class SandboxTest : public ::testing::Test {
     *config.mutable_linux_config() = of_linux_;
     ControllerCreateRequest create;
     create.set_sandbox_id("s1");
+    create.set_netns_path("/run/netns/pod");
     config.SerializeToString(create.mutable_options()->mutable_value());
     ControllerCreateResponse created;
     grpc::ServerContext context;
@@ -87,7 +88,7 @@ class SandboxTest : public ::testing::Test {
 
 TEST_F(SandboxTest, AReadySandboxHasItsFilesAndItsShim) {
   ASSERT_TRUE(start().ok());
-  EXPECT_THAT(steps_, ElementsAre("acquire cri/s1", "prepare web\n", "start shim"));
+  EXPECT_THAT(steps_, ElementsAre("acquire cri/s1", "prepare web\n", "start shim in /run/netns/pod"));
   EXPECT_EQ(started_.address(), "ttrpc+unix:///tasks/s1.sock");
   EXPECT_EQ(state(), "SANDBOX_READY");
 }
@@ -131,7 +132,7 @@ TEST_F(SandboxTest, ASandboxWithoutItsShimIsTakenBack) {
   const grpc::Status status = start();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
   EXPECT_NE(status.error_message().find("no shim here"), std::string::npos);
-  EXPECT_THAT(steps_, ElementsAre("acquire cri/s1", "prepare web\n", "start shim", "release", "stop shim"));
+  EXPECT_THAT(steps_, ElementsAre("acquire cri/s1", "prepare web\n", "start shim in /run/netns/pod", "release", "stop shim"));
 }
 
 TEST_F(SandboxTest, AnEndedCloneKeepsItsShimUntilStop) {
@@ -147,7 +148,7 @@ TEST_F(SandboxTest, AnEndedCloneKeepsItsShimUntilStop) {
 TEST_F(SandboxTest, ATinyGuestIsToldNothing) {
   boot_id_ = "";
   ASSERT_TRUE(start().ok());
-  EXPECT_THAT(steps_, ElementsAre("acquire cri/s1", "start shim"));
+  EXPECT_THAT(steps_, ElementsAre("acquire cri/s1", "start shim in /run/netns/pod"));
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ Status Shims::remove_socket(const std::string& sandbox_id) const {
   return ok();
 }
 
-Status Shims::start(const std::string& sandbox_id, const pool::CloneInfo& clone) {
+Status Shims::start(const std::string& sandbox_id, const pool::CloneInfo& clone, const std::string& netns) {
   const std::lock_guard lock(mutex_);
   if (shims_.contains(sandbox_id)) return ok();
   GRANARY_TRY(remove_socket(sandbox_id));
@@ -41,6 +41,7 @@ Status Shims::start(const std::string& sandbox_id, const pool::CloneInfo& clone)
                                       .vm = clone.vm,
                                       .agent_socket = paths_.agent_socket,
                                       .events_socket = paths_.events_socket,
+                                      .netns = netns,
                                       .listener = listener.get()});
   if (!started) {
     (void)remove_socket(sandbox_id);

@@ -28,7 +28,8 @@ class Shims {
 
   // Idempotent. kInvalidArgument: the socket's path would be too long; errors of SpawnerClient::start_shim(). Nothing
   // is left of one that failed.
-  Status start(const std::string& sandbox_id, const pool::CloneInfo& clone);
+  // `netns`: path of the pod's network namespace, whose ports it forwards; empty: none.
+  Status start(const std::string& sandbox_id, const pool::CloneInfo& clone, const std::string& netns = "");
   // Ends the process and removes its socket; also when there is none.
   Status stop(const std::string& sandbox_id);
   // At an agent's start: takes up the shims of `kept` sandboxes and ends all others. A text for each that could not be.

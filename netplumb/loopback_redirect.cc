@@ -31,7 +31,10 @@ Status redirect_loopback(int netns, const std::string& netns_name, uint16_t port
 Result<bool> undo_loopback_redirect(int netns, const std::string& netns_name) {
   bool was_there = false;
   GRANARY_TRY(in_netns(netns, [&]() -> Status {
-    const std::unique_ptr<Nft> nft = GRANARY_TRY(Nft::open());
+    const Result<std::unique_ptr<Nft>> opened = Nft::open();
+    if (!opened && opened.error().is_errno(EPROTONOSUPPORT)) return ok();  // a kernel without: nothing can be there
+    if (!opened) return opened.error();
+    const std::unique_ptr<Nft>& nft = *opened;
     was_there = nft->list("list table inet granary-loopback").has_value();
     if (!was_there) return ok();
     return nft->run("delete table inet granary-loopback",

@@ -152,6 +152,7 @@ struct StartShim {
   uint64_t vm_id;            // a live VM, whose socket it gets
   char agent_socket[108];    // where it finds the agent of the day
   char events_socket[108];   // containerd's; empty: none
+  char netns[256];           // path of the pod's network namespace; empty: none
 };
 struct ShimRecord {
   ShimRef shim;

@@ -157,10 +157,14 @@ Result<SpawnedShim> SpawnerClient::start_shim(const ShimWish& wish) {
   if (wish.agent_socket.size() >= sizeof(body.agent_socket) || wish.events_socket.size() >= sizeof(body.events_socket)) {
     return Error(Errc::kInvalidArgument, "a socket path of a shim is longer than 107 bytes");
   }
+  if (wish.netns.size() >= sizeof(body.netns)) {
+    return Error(Errc::kInvalidArgument, "the path of a pod's network namespace is longer than 255 bytes");
+  }
   control::set_text(body.shim.sandbox_id, wish.sandbox_id);
   control::set_text(body.clone_id, wish.clone_id);
   control::set_text(body.agent_socket, wish.agent_socket);
   control::set_text(body.events_socket, wish.events_socket);
+  control::set_text(body.netns, wish.netns);
   body.vm_id = wish.vm.value;
   const int fds[] = {wish.listener};
   return shim_of(GRANARY_TRY(ask(Type::kStartShim, body, fds)), Type::kStartShim);

@@ -50,6 +50,7 @@ struct ShimWish {
   VmId vm;
   std::string agent_socket;
   std::string events_socket;
+  std::string netns;   // path of the pod's network namespace; empty: none
   int listener = -1;  // borrowed: where it listens
 };
 

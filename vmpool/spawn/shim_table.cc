@@ -95,6 +95,7 @@ Result<const ShimTable::Shim*> ShimTable::start(const ShimPlan& plan) {
                                     "--agent",
                                     plan.agent_socket};
   if (!plan.events_socket.empty()) words.insert(words.end(), {"--events", plan.events_socket});
+  if (!plan.netns.empty()) words.insert(words.end(), {"--netns", plan.netns});
   const std::string program = "/proc/self/fd/" + std::to_string(executable_.get());
   Shim shim;
   shim.pid = GRANARY_TRY(SpawnSettings(plan.listener).spawn(program, std::move(words)));

@@ -19,6 +19,7 @@ struct ShimPlan {
   std::string guest_socket;
   std::string agent_socket;
   std::string events_socket;
+  std::string netns;
   int listener = -1;  // borrowed; becomes its standard input
 };
 

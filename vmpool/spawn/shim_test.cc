@@ -30,6 +30,7 @@ class ShimTest : public SpawnerTest {
     control::set_text(body.clone_id, "clone-1");
     control::set_text(body.agent_socket, "/agent.sock");
     control::set_text(body.events_socket, "/events.sock");
+    control::set_text(body.netns, "/run/netns/pod");
     body.vm_id = vm;
     return body;
   }
@@ -78,7 +79,7 @@ TEST_F(ShimTest, AShimGetsItsSocketAndItsWords) {
   ASSERT_GT(::read(peer.get(), report, sizeof(report) - 1), 0);
   EXPECT_EQ(std::string(report), "containerd-shim-granary-v2 --sandbox s1 --clone clone-1 --guest " +
                                      (folder / "run").string() + "/" + vm.socket_name +
-                                     " --agent /agent.sock --events /events.sock own-session ");
+                                     " --agent /agent.sock --events /events.sock --netns /run/netns/pod own-session ");
 }
 
 TEST_F(ShimTest, AShimIsListedFoundAndStopped) {

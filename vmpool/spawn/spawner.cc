@@ -237,6 +237,7 @@ Status Spawner::start_shim(Peer& peer, const control::Message& message) {
                       .guest_socket = run_path_ + "/" + RunDirectory::socket_name(vm),
                       .agent_socket = control::text_of(body.agent_socket),
                       .events_socket = control::text_of(body.events_socket),
+                      .netns = control::text_of(body.netns),
                       .listener = message.fds[0].get()};
   const ShimTable::Shim* shim = GRANARY_TRY(shims_->start(plan));
   const int pidfd = shim->pidfd.get();
