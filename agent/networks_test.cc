@@ -87,7 +87,7 @@ TEST_F(NetworksTest, LoopbackIsForwardedWhereAskedAndPutBackInOrder) {
   EXPECT_EQ(pod_.output(rules), "");
   ASSERT_TRUE(networks_->unwire(pod_.path()));
   const std::string before = pod_.dump();
-  ASSERT_TRUE(networks_->wire(pod_.path(), 2, true));
+  ASSERT_TRUE(networks_->wire(pod_.path(), 2, {.forward_loopback = true}));
   EXPECT_THAT(pod_.output(rules), HasSubstr("tcp redirect to :1"));
   ASSERT_TRUE(networks_->unwire(pod_.path()));
   EXPECT_EQ(pod_.output(rules), "");

@@ -169,4 +169,37 @@ grpc::Status Client::stats(const std::string& id, runtime::v1::ContainerStats* s
   return called;
 }
 
+grpc::Status Client::list_stats(const runtime::v1::ContainerStatsFilter& filter, std::vector<std::string>* ids) {
+  runtime::v1::ListContainerStatsRequest request;
+  *request.mutable_filter() = filter;
+  runtime::v1::ListContainerStatsResponse response;
+  grpc::Status called = call(*stub_, &RuntimeService::Stub::ListContainerStats, request, &response);
+  for (const auto& stats : response.stats()) ids->push_back(stats.attributes().id());
+  return called;
+}
+
+grpc::Status Client::exec_url(const runtime::v1::ExecRequest& request, std::string* url) {
+  runtime::v1::StreamResponse response;
+  grpc::Status called = call(*stub_, &RuntimeService::Stub::Exec, request, &response);
+  *url = response.url();
+  return called;
+}
+
+grpc::Status Client::attach_url(const runtime::v1::AttachRequest& request, std::string* url) {
+  runtime::v1::StreamResponse response;
+  grpc::Status called = call(*stub_, &RuntimeService::Stub::Attach, request, &response);
+  *url = response.url();
+  return called;
+}
+
+grpc::Status Client::forward_url(const std::string& pod, const std::vector<int>& ports, std::string* url) {
+  runtime::v1::PortForwardRequest request;
+  request.set_pod_sandbox_id(pod);
+  for (const int port : ports) request.add_port(port);
+  runtime::v1::StreamResponse response;
+  grpc::Status called = call(*stub_, &RuntimeService::Stub::PortForward, request, &response);
+  *url = response.url();
+  return called;
+}
+
 }  // namespace granary::cri

@@ -47,6 +47,12 @@ class Client {
   grpc::Status update(const std::string& id, const runtime::v1::LinuxContainerResources& resources);
   grpc::Status reopen_log(const std::string& id);
   grpc::Status stats(const std::string& id, runtime::v1::ContainerStats* stats);
+  // Ids of the containers that have figures.
+  grpc::Status list_stats(const runtime::v1::ContainerStatsFilter& filter, std::vector<std::string>* ids);
+  // URLs for a ChannelSocket.
+  grpc::Status exec_url(const runtime::v1::ExecRequest& request, std::string* url);
+  grpc::Status attach_url(const runtime::v1::AttachRequest& request, std::string* url);
+  grpc::Status forward_url(const std::string& pod, const std::vector<int>& ports, std::string* url);
 
  private:
   std::string handler_;
