@@ -3,6 +3,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
+
 #include "agent/shim/task_fixture.h"
 
 namespace granary::shim {
@@ -137,6 +139,49 @@ TEST_F(StdioTest, InputArrivesWholeAndEndsWithCloseIo) {
   // `writer` is still open: CloseIO is what ends the stream.
   ASSERT_TRUE(run_until([&] { return guest_->conversation("c1")->input_closed; }));
   EXPECT_TRUE(guest_->conversation("c1")->input == all);
+}
+
+// A guest that says again what it is told, as cat does.
+TEST_F(StdioTest, AGigabyteFromInputToOutputIsTheSame) {
+  constexpr size_t kBytes = size_t{1} << 30;
+  std::string unsent;
+  guest_->on_request = [&](FakeGuest::Peer&, const guest::v1::Request& request) {
+    if (!request.has_stdin_data()) return false;
+    guest::v1::Reply echo;
+    echo.set_stdout_data(request.stdin_data());
+    unsent += *guest::encode_frame(echo);
+    guest_->requests.clear();
+    return true;
+  };
+  start();
+  const Fd writer = *open_file(directory_ + "/in", O_WRONLY | O_NONBLOCK);
+  // Its length is prime, so that what is lost, doubled or out of order does not look right.
+  const std::string all = pattern(8'388'593);
+  const auto at = [&](size_t position) { return std::string_view(all).substr(position % all.size()); };
+  size_t written = 0;
+  size_t same = 0;
+  bool differs = false;
+  std::array<char, 65536> buffer;
+  const auto turn = [&] {
+    const auto piece = at(written).substr(0, std::min(size_t{65536}, kBytes - written));
+    if (const ssize_t n = ::write(writer.get(), piece.data(), piece.size()); n > 0) written += static_cast<size_t>(n);
+    const ssize_t sent = ::send(guest_->conversation("c1")->socket.get(), unsent.data(), unsent.size(), MSG_NOSIGNAL);
+    if (sent > 0) unsent.erase(0, static_cast<size_t>(sent));
+    for (ssize_t n = 0; (n = ::read(reader_.get(), buffer.data(), buffer.size())) > 0;) {
+      for (std::string_view got(buffer.data(), static_cast<size_t>(n)); !got.empty();) {
+        const std::string_view expected = at(same).substr(0, got.size());
+        differs = differs || !got.starts_with(expected);
+        same += expected.size();
+        got.remove_prefix(expected.size());
+      }
+    }
+    return differs;
+  };
+  for (size_t next = 0; next < kBytes && !differs; next += size_t{16} << 20) {
+    ASSERT_TRUE(run_until([&] { return turn() || same >= std::min(next + (size_t{16} << 20), kBytes); })) << same;
+  }
+  EXPECT_FALSE(differs) << "in the 64 KiB before byte " << same;
+  EXPECT_EQ(same, kBytes);
 }
 
 TEST_F(StdioTest, InputEndsWithItsLastWriter) {
