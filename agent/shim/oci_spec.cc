@@ -198,6 +198,10 @@ class Translation {
       options.bind = options.bind || text == "bind" || text == "rbind";
       options.read_only = options.read_only || text == "ro" || text == "rro";
       if (text.starts_with("idmap") || text.starts_with("ridmap")) return impossible("an id-mapped mount");
+      if (text == "shared" || text == "rshared") {
+        return impossible("option " + text +
+                          " (mountPropagation: Bidirectional): what is mounted in a microVM cannot appear on the host");
+      }
     }
     return options;
   }
@@ -229,11 +233,15 @@ class Translation {
   // For sandboxes that are not its own containerd mounts none of these, and makes /dev/shm anew for each container.
   void add_pod_files() {
     static constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kFiles = {
-        {{"/etc/hosts", "hosts"}, {"/etc/hostname", "hostname"}, {"/etc/resolv.conf", "resolv.conf"}, {"/dev/shm", "shm"}}};
+        {{"/etc/hosts", "hosts"},
+         {"/etc/hostname", "hostname"},
+         {"/etc/resolv.conf", "resolv.conf"},
+         {"/dev/shm", "shm"}}};
     json& mounts = spec_["mounts"];
     if (mounts.is_null()) mounts = json::array();
     for (const auto& [destination, name] : kFiles) {
-      const auto there = std::ranges::find_if(mounts, [&](const json& one) { return one["destination"] == destination; });
+      const auto there =
+          std::ranges::find_if(mounts, [&](const json& one) { return one["destination"] == destination; });
       const bool is_new_memory = there != mounts.end() && name == "shm" && (*there)["type"] == "tmpfs";
       if (there != mounts.end() && !is_new_memory) continue;
       json own = {{"destination", destination},

@@ -11,15 +11,15 @@
 // From the OCI runtime specification that containerd writes for this host (bundle/config.json) to one for the guest.
 // What a container asks of its kernel it gets from the guest's: capabilities, seccomp, limits, masked paths, users, new
 // namespaces and all mounts without a host path stay as they are. What names something of the host is
-//   replaced  ociVersion (crun knows 1.0 alone); root.path; linux.cgroupsPath; bind mounts: files of the pod by those that the guest has at
-//   /run/granary/pod (added where they are missing), all
+//   replaced  ociVersion (crun knows 1.0 alone); root.path; linux.cgroupsPath; bind mounts: files of the pod by those
+//   that the guest has at /run/granary/pod (added where they are missing), all
 //             others by what Shares::mount() gives
 //   dropped   namespaces with a path and the network, ipc, uts ones (the guest's own are the pod's), host name (it is
 //   the pod's),
 //             AppArmor profile, SELinux labels, CPU and memory node numbers, block I/O limits of devices, intelRdt,
 //             net_cls, huge-page limits: the guest has no such policy, or other numbers
-//   refused   hooks, host devices, user namespaces and id-mapped mounts, seccomp listeners, file systems of a host's
-//   block device
+//   refused   hooks, host devices, user namespaces and id-mapped mounts, mounts that propagate to the host, seccomp
+//   listeners, file systems of a host's block device
 // The input is hostile: wrong types, depth and size are kInvalidArgument, what cannot be had kNotSupported; both name
 // it.
 namespace granary::shim {

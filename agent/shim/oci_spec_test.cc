@@ -155,6 +155,7 @@ TEST_F(OciSpec, WhatCannotBeHadIsRefusedByName) {
   check("/linux/namespaces", json::parse(R"([{"type":"user"}])"), "hostUsers");
   check("/linux/seccomp/listenerPath", "/run/x.sock", "listenerPath");
   check("/mounts/4/uidMappings", json::array(), "id-mapped");
+  check("/mounts/4/options", json::parse(R"(["rbind","rshared"])"), "Bidirectional");
   check("/mounts/4/options", json::parse(R"(["rbind","idmap=x"])"), "id-mapped");
   check("/mounts/0/type", "nfs", "nfs");
   json harmless = sample();
