@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -11,7 +12,11 @@
 namespace granary::cri {
 namespace {
 
-constexpr std::chrono::seconds kPatience{120};
+// For anything that a case waits for. GRANARY_CRI_PATIENCE_S: to see how long something takes that takes longer.
+std::chrono::seconds patience() {
+  const char* const given = std::getenv("GRANARY_CRI_PATIENCE_S");
+  return std::chrono::seconds(given != nullptr ? std::max(1, std::atoi(given)) : 120);
+}
 constexpr std::chrono::milliseconds kLook{20};
 
 Runtime* the_runtime = nullptr;
@@ -137,7 +142,7 @@ std::string CriTest::log(const std::string& container, const std::string& stream
 }
 
 bool CriTest::eventually(const std::function<bool()>& condition) {
-  const auto limit = std::chrono::steady_clock::now() + kPatience;
+  const auto limit = std::chrono::steady_clock::now() + patience();
   while (!condition()) {
     if (std::chrono::steady_clock::now() > limit) return false;
     std::this_thread::sleep_for(kLook);

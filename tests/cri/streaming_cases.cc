@@ -104,9 +104,9 @@ TEST_F(StreamingTest, ExecThatSucceedsSaysSo) {
 }
 
 TEST_F(StreamingTest, ExecOnATerminalIsResizedAndInterrupted) {
-  const auto socket = exec_stream(start_idle(run_pod()),
-                                  "until [ \"$(stty size)\" = '23 91' ]; do sleep 0.1; done; echo resized; sleep 100000",
-                                  true);
+  const auto socket =
+      exec_stream(start_idle(run_pod()),
+                  "until [ \"$(stty size)\" = '23 91' ]; do sleep 0.1; done; echo resized; sleep 100000", true);
   socket->send(kSize, R"({"Width":91,"Height":23})");
   ASSERT_TRUE(socket->receive_until([&] { return socket->received(kOut).find("resized") != std::string::npos; }));
   socket->send(kIn, "\x03");
@@ -136,7 +136,8 @@ TEST_F(StreamingTest, AttachTakesPartInAContainersStreams) {
   EXPECT_TRUE(eventually([&] { return log(container) == "early\n"; }));
   const auto first = attach(container);
   first->send(kIn, "one\n");
-  ASSERT_TRUE(first->receive_until([&] { return first->received(kErr) == "err one\n" && first->received(kOut) == "out one\n"; }));
+  ASSERT_TRUE(first->receive_until(
+      [&] { return first->received(kErr) == "err one\n" && first->received(kOut) == "out one\n"; }));
   const auto second = attach(container);
   second->send(kIn, "two\n");
   for (const auto* socket : {&first, &second}) {
@@ -170,7 +171,8 @@ TEST_F(StreamingTest, InputThatIsGivenOnceEndsWithItsClient) {
 
 TEST_F(StreamingTest, AttachToATerminalIsResized) {
   const std::string container = start_reader(
-      run_pod(), "until [ \"$(stty size)\" = '23 91' ]; do sleep 0.1; done; echo resized; read line; echo got $line", true);
+      run_pod(), "until [ \"$(stty size)\" = '23 91' ]; do sleep 0.1; done; echo resized; read line; echo got $line",
+      true);
   const auto socket = attach(container, true);
   socket->send(kSize, R"({"Width":91,"Height":23})");
   ASSERT_TRUE(socket->receive_until([&] { return socket->received(kOut).find("resized") != std::string::npos; }));
@@ -194,8 +196,8 @@ TEST_F(StreamingTest, StreamsOfWhatDoesNotRunAreRefused) {
 
 TEST_F(StreamingTest, PortForwardReachesAServiceOnLoopback) {
   const std::string pod = run_pod();
-  const std::string server = start(
-      pod, script("mkdir /tmp/w; echo hello >/tmp/w/index.html; httpd -p 127.0.0.1:8080 -h /tmp/w; httpd -p 1 -h /tmp/w; echo up; exec sleep 100000"));
+  const std::string server = start(pod, script("mkdir /tmp/w; echo hello >/tmp/w/index.html; httpd -p 127.0.0.1:8080 "
+                                               "-h /tmp/w; httpd -p 1 -h /tmp/w; echo up; exec sleep 100000"));
   EXPECT_TRUE(eventually([&] { return log(server) == "up\n"; }));
   EXPECT_THAT(fetch(pod, 8080), ::testing::EndsWith("\nhello\n"));
   EXPECT_THAT(fetch(pod, 1), ::testing::EndsWith("\nhello\n")) << "any port, on any address";
@@ -205,7 +207,8 @@ TEST_F(StreamingTest, PortForwardReachesAServiceOnV6Alone) {
   if (!is_granary() && !localhost_has_v6()) GTEST_SKIP() << "containerd dials \"localhost\", which is not ::1 here";
   const std::string pod = run_pod();
   const std::string server = start(
-      pod, script("mkdir /tmp/w; echo six >/tmp/w/index.html; httpd -p [::1]:8080 -h /tmp/w && echo up; exec sleep 100000"));
+      pod,
+      script("mkdir /tmp/w; echo six >/tmp/w/index.html; httpd -p [::1]:8080 -h /tmp/w && echo up; exec sleep 100000"));
   EXPECT_TRUE(eventually([&] { return log(server) == "up\n"; }));
   EXPECT_THAT(fetch(pod, 8080), ::testing::EndsWith("\nsix\n"));
 }
@@ -214,8 +217,8 @@ TEST_F(StreamingTest, PortForwardToNobodyFailsAndTheNextOneWorks) {
   const std::string pod = run_pod();
   runtime::v1::PodSandboxStatus status;
   EXPECT_RPC(cri().pod_status(pod, &status));
-  const std::string server =
-      start(pod, script("httpd -p " + status.network().ip() + ":8080 -h /tmp; httpd -p 8081 -h /tmp; echo up; exec sleep 100000"));
+  const std::string server = start(pod, script("httpd -p " + status.network().ip() +
+                                               ":8080 -h /tmp; httpd -p 8081 -h /tmp; echo up; exec sleep 100000"));
   EXPECT_TRUE(eventually([&] { return log(server) == "up\n"; }));
   for (const int nobody : {4321, 8080}) {  // 8080: on the pod's address alone, which is not what is promised
     const auto socket = forward(pod, {nobody});
@@ -227,8 +230,9 @@ TEST_F(StreamingTest, PortForwardToNobodyFailsAndTheNextOneWorks) {
 
 TEST_F(StreamingTest, SeveralPortsAndConnectionsAreForwardedAtOnce) {
   const std::string pod = run_pod();
-  const std::string server = start(
-      pod, script("for p in 9001 9002 9003; do nc -ll -p $p -e cat & done; while [ $(netstat -ltn | grep -c ':900[123] ') != 3 ]; do sleep 0.1; done; echo up; wait"));
+  const std::string server =
+      start(pod, script("for p in 9001 9002 9003; do nc -ll -p $p -e cat & done; while [ $(netstat -ltn | grep -c "
+                        "':900[123] ') != 3 ]; do sleep 0.1; done; echo up; wait"));
   EXPECT_TRUE(eventually([&] { return log(server) == "up\n"; }));
   const auto both = forward(pod, {9001, 9002});
   const auto other = forward(pod, {9003});

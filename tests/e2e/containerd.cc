@@ -30,6 +30,7 @@ state = '@DIR@/state'
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.granary]
       runtime_type = 'io.containerd.runc.v2'
       sandboxer = 'granary'
+      privileged_without_host_devices = true
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
       runtime_type = 'io.containerd.runc.v2'
 [plugins.'io.containerd.grpc.v1.cri']
