@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <sstream>
 
 #include "vmpool/base/fd.h"
 
@@ -102,8 +103,12 @@ std::string Runtime::audit() const {
 std::vector<std::string> Runtime::leftovers() const {
   std::vector<std::string> found;
   for (const char* kind : {"containers", "tasks"}) {
-    std::string ids;
-    if (containerd_->ctr({"-n", "k8s.io", kind, "ls", "-q"}, &ids) != 0 || !ids.empty()) found.push_back(kind + (" " + ids));
+    std::string output;
+    if (containerd_->ctr({"-n", "k8s.io", kind, "ls", "-q"}, &output) != 0) found.push_back(output);
+    std::istringstream lines(output);
+    for (std::string line; std::getline(lines, line);) {
+      if (line.find("level=warning") == std::string::npos) found.push_back(kind + (" " + line));
+    }
   }
   std::ifstream mounts("/proc/self/mounts");
   for (std::string line; std::getline(mounts, line);) {

@@ -88,7 +88,7 @@ std::unique_ptr<Containerd> Containerd::start(const ContainerdSetup& setup) {
 
 bool Containerd::launch() {
   process_ = std::make_unique<Process>(command_, log_path_);
-  return wait_until([&] { return ctr({"version"}) == 0; }, std::chrono::seconds(60));
+  return wait_until([&] { return ctr({"version"}) == 0; }, std::chrono::seconds(180));
 }
 
 bool Containerd::restart() {
