@@ -38,6 +38,7 @@ OrErrno<NodeId> NodeTable::look_up(std::shared_ptr<const Export> in, Fd fd, cons
   node.inode = st.st_ino;
   node.type = st.st_mode & S_IFMT;
   node.lookups = 1;
+  node.cached_change_ns = 0;
   by_inode_.emplace(key, index);
   ++used_;
   return id_of(index, node.generation);

@@ -40,6 +40,7 @@ struct Node {
   mode_t type = 0;  // S_IFMT bits; an inode keeps its type
   uint64_t lookups = 0;
   uint32_t generation = 1;
+  int64_t cached_change_ns = 0;  // change time of what the guest has cached; 0: it says nothing (content_stamp.h)
 };
 
 using NodeId = uint64_t;

@@ -4,6 +4,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "vmpool/fs/content_stamp.h"
 #include "vmpool/fs/operations.h"
 
 namespace granary::fs {
@@ -23,6 +24,9 @@ void Operations::open(fuse_req_t request, fuse_ino_t id, fuse_file_info* file) {
   const OrErrno<HandleId> opened = self.open_file(**node, file->flags);
   if (!opened) return error(request, opened.error());
   file->fh = *opened;
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  file->keep_cache = is_as_cached(**node, self.handles_.find(*opened, Handle::Kind::kFile)->file, now);
   if (::fuse_reply_open(request, file) != 0) self.handles_.release(*opened);
 }
 
