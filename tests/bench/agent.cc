@@ -67,8 +67,8 @@ Status Agent::launch(const std::string& programs, const Guest& guest, PoolSize p
   if (::mkdtemp(name) == nullptr) return Error::last_os_error("make a folder in /tmp");
   folder_ = name;
   std::ofstream(folder_ + "/granary.yaml")
-      << "run_dir: " << folder_ << "/run\nstate_dir: " << folder_ << "/state\nlog_level: error\ncontainerd_events: \""
-      << pool.containerd_events << "\"\n"
+      << "run_dir: " << folder_ << "/run\nstate_dir: " << folder_ << "/state\nlog_level: error\n"
+      << (pool.containerd_events.empty() ? "" : "containerd_events: " + pool.containerd_events + "\n")
       << "guest:\n  kernel: " << guest.kernel << "\n  initramfs: \"" << guest.initramfs << "\"\n  command_line: \""
       << guest.command_line << "\"\npools:\n  - name: bench\n"
       << "    memory: " << pool.memory_mib << "MiB\n    vcpus: 1\n    size: " << pool.size << "\n    max: " << pool.max
