@@ -114,12 +114,13 @@ TEST_F(VmmTest, ParkCompletesAPendingMmioRead) {
   code.bytes({0x3d, 'v', 'i', 'r', 't', 0x74, 0xf4});  // cmp "virt", %eax; je 1b
   ASSERT_NO_FATAL_FAILURE(boot(code.ring(0x1e).halt()));
   expect_ring(0x10);
-  for (int i = 0; i < 100; ++i) {
+  const auto reads = [&] { return vmm_->ask<control::Stats>(Type::kGetStats)->mmio_exits; };
+  // On a busy host it may be parked each time before it came to its first read.
+  for (int i = 0; i < 100 || reads() == 0; ++i) {
     ASSERT_TRUE(vmm_->ask(Type::kPark));
     ASSERT_TRUE(vmm_->ask(Type::kUnpark));
   }
   EXPECT_EQ(vmm_->status().page().doorbells.load(), 1U);
-  EXPECT_GT(vmm_->ask<control::Stats>(Type::kGetStats)->mmio_exits, 0U);
 }
 
 TEST_F(VmmTest, WrongOrderIsRefusedAndHarmless) {
