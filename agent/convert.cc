@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/convert.h"
 
+#include <algorithm>
+
 #include "agent/log_text.h"
 
 namespace granary::agent {
@@ -149,6 +151,12 @@ v1::TemplateInfo to_message(const PoolSet::TemplateUse& use) {
   out.set_boot_seconds(use.info.boot_seconds);
   for (const std::string& pool : use.used_by) out.add_used_by(pool);
   return out;
+}
+
+PodNeeds to_needs(const v1::PodLimits& limits) {
+  const auto number = [](uint64_t value) { return static_cast<int64_t>(std::min<uint64_t>(value, INT64_MAX)); };
+  return {.memory_bytes = limits.memory_bytes(),
+          .vcpus = PodNeeds::vcpus_of(number(limits.cpu_quota_us()), number(limits.cpu_period_us()))};
 }
 
 }  // namespace granary::agent

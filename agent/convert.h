@@ -9,6 +9,7 @@ namespace granary::agent {
 
 v1::Clone to_message(const pool::CloneInfo& info);
 v1::Clone to_message(const Lease& lease);
+PodNeeds to_needs(const v1::PodLimits& limits);
 google::protobuf::RepeatedPtrField<v1::Disk> to_messages(const std::vector<DiskWish>& disks);
 std::vector<DiskWish> to_wishes(const google::protobuf::RepeatedPtrField<v1::Disk>& disks);
 v1::NetworkUse to_message(const NetWish& net, const std::string& address);

@@ -35,7 +35,9 @@ PoolSet::Wish to_wish(const v1::AcquireRequest& request, std::chrono::system_clo
           .disks = to_wishes(request.disks()),
           .cgroup_parent = request.cgroup_parent(),
           .netns = request.netns(),
-          .net = to_net_wish(request)};
+          .net = to_net_wish(request),
+          .needs = to_needs(request.limits()),
+          .shares = request.shares()};
 }
 
 int64_t unix_seconds() {
