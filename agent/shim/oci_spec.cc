@@ -3,79 +3,17 @@
 
 #include <algorithm>
 #include <array>
-#include <nlohmann/json.hpp>
 #include <optional>
+
+#include "agent/shim/spec_json.h"
 
 namespace granary::shim {
 namespace {
 
 using nlohmann::json;
+using namespace spec_json;  // NOLINT: all of this file reads with it
 
-constexpr int kMaxDepth = 32;
-constexpr size_t kShownBytes = 128;  // of a hostile text in an error
 constexpr std::string_view kPodFiles = "/run/granary/pod/";
-
-std::string shown(const std::string& text) {
-  return "\"" + text.substr(0, kShownBytes) + (text.size() > kShownBytes ? "…\"" : "\"");
-}
-Error invalid(const std::string& what) { return {Errc::kInvalidArgument, "OCI spec: " + what}; }
-Error impossible(const std::string& what) { return {Errc::kNotSupported, "OCI spec: " + what}; }
-
-Result<json> parse_object(std::string_view text) {
-  if (text.size() > kMaxSpecBytes) {
-    return invalid(std::to_string(text.size()) + " bytes; at most " + std::to_string(kMaxSpecBytes));
-  }
-  bool too_deep = false;
-  const auto watch_depth = [&too_deep](int depth, json::parse_event_t /*event*/, json& /*value*/) {
-    too_deep = too_deep || depth > kMaxDepth;
-    return depth <= kMaxDepth;  // what is deeper is not kept
-  };
-  json value = json::parse(text, watch_depth, false);
-  if (too_deep) return invalid("nested deeper than " + std::to_string(kMaxDepth) + " levels");
-  if (value.is_discarded()) return invalid("no JSON");
-  if (!value.is_object()) return invalid("no JSON object");
-  return value;
-}
-
-// A member of an object: nullptr when it is absent or null; an error when it is of another type.
-Result<json*> member(json& object, const char* name, json::value_t type) {
-  const auto at = object.find(name);
-  if (at == object.end() || at->is_null()) return static_cast<json*>(nullptr);
-  if (at->type() != type) return invalid(std::string(name) + " is a " + at->type_name());
-  return &*at;
-}
-Result<json*> object_in(json& object, const char* name) { return member(object, name, json::value_t::object); }
-Result<json*> array_in(json& object, const char* name) { return member(object, name, json::value_t::array); }
-Result<std::string> text_in(json& object, const char* name) {
-  const json* value = GRANARY_TRY(member(object, name, json::value_t::string));
-  return value == nullptr ? std::string() : value->get<std::string>();
-}
-Result<bool> flag_in(json& object, const char* name) {
-  const json* value = GRANARY_TRY(member(object, name, json::value_t::boolean));
-  return value != nullptr && value->get<bool>();
-}
-// 0 when it is absent, null, negative (no limit) or not given.
-Result<uint64_t> number_in(json& object, const char* name) {
-  const auto at = object.find(name);
-  if (at == object.end() || at->is_null()) return uint64_t{0};
-  if (at->is_number_unsigned()) return at->get<uint64_t>();
-  if (!at->is_number_integer()) return invalid(std::string(name) + " is no whole number");
-  return static_cast<uint64_t>(std::max<int64_t>(at->get<int64_t>(), 0));
-}
-// The elements of an array, each of which must be an object.
-Result<std::vector<json*>> objects_in(json& object, const char* name) {
-  std::vector<json*> result;
-  json* array = GRANARY_TRY(array_in(object, name));
-  if (array == nullptr) return result;
-  for (json& element : *array) {
-    if (!element.is_object()) return invalid(std::string("an element of ") + name + " is a " + element.type_name());
-    result.push_back(&element);
-  }
-  return result;
-}
-void drop(json& object, std::initializer_list<const char*> names) {
-  for (const char* name : names) object.erase(name);
-}
 
 Result<GuestSpec> adapt_process(json& process, bool terminal) {
   drop(process, {"apparmorProfile", "selinuxLabel", "ioPriority", "scheduler", "execCPUAffinity"});
@@ -106,6 +44,7 @@ class Translation {
     // The guest's crun (1.8) takes no later one; what later versions added it ignores.
     spec_["ociVersion"] = "1.0.2";
     result.json = spec_.dump();
+    result.host_root = std::move(host_root_);
     return result;
   }
 
@@ -122,6 +61,7 @@ class Translation {
   Status replace_root() {
     json* root = GRANARY_TRY(object_in(spec_, "root"));
     const bool read_only = root != nullptr && GRANARY_TRY(flag_in(*root, "readonly"));
+    if (root != nullptr) host_root_ = GRANARY_TRY(text_in(*root, "path"));
     spec_["root"] = {{"path", "rootfs"}, {"readonly", read_only}};
     return ok();
   }
@@ -278,6 +218,7 @@ class Translation {
 
   json& spec_;
   const SpecContext& context_;
+  std::string host_root_;
 };
 
 uint64_t weight_of_shares(uint64_t shares) {

@@ -40,6 +40,7 @@ struct GuestSpec {
   std::string json;
   uint32_t rows = 0;  // process.consoleSize
   uint32_t columns = 0;
+  std::string host_root = {};  // root.path as it was: CRI-O has mounted the root file system there already
 };
 
 Result<GuestSpec> translate_spec(std::string_view config_json, const SpecContext& context);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "agent/shim/relay_port.h"
+#include "agent/shim/task_service.h"
 #include "netplumb/netns.h"
 
 namespace granary::shim {
@@ -73,6 +74,14 @@ void PortForward::on_ended(uint64_t id, const std::string& why) {
 
 void PortForward::note(const std::string& why) {
   if (limit_.pass()) log_line(LogLevel::kWarn, "a forwarded connection is reset: %s", why.c_str());
+}
+
+std::unique_ptr<PortForward> forward_ports(EventLoop& loop, const Pod& pod) {
+  if (pod.netns.empty()) return nullptr;
+  Result<std::unique_ptr<PortForward>> opened = PortForward::open(loop, pod.guest_socket, pod.netns);
+  if (opened) return *std::move(opened);
+  log_line(LogLevel::kError, "no port-forward sandbox=%s: %s", pod.sandbox_id.c_str(), opened.error().message().c_str());
+  return nullptr;
 }
 
 }  // namespace granary::shim

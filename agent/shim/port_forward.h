@@ -48,4 +48,8 @@ class PortForward {
   LogLimit limit_;
 };
 
+struct Pod;
+// A pod runs without it, too: nullptr without a network namespace, and when it cannot be had, which is logged.
+std::unique_ptr<PortForward> forward_ports(EventLoop& loop, const Pod& pod);
+
 }  // namespace granary::shim

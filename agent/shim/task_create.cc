@@ -1,34 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Task.Create: bundle and root file system into the guest, and back out of it where anything fails.
-#include <algorithm>
-
+#include "agent/shim/sandbox_spec.h"
+#include "agent/shim/task_events.h"
 #include "agent/shim/task_service.h"
-#include "containerd/events.pb.h"
 #include "vmpool/base/log.h"
 
 namespace granary::shim {
 namespace {
 
 namespace task = containerd::task::v3;
-
-bool is_id(const std::string& text) {
-  constexpr std::string_view kCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-";
-  return !text.empty() && text.size() <= TaskService::kMaxIdBytes &&
-         text.find_first_not_of(kCharacters) == std::string::npos && text.find_first_not_of('.') != std::string::npos;
-}
-
-std::string created_event(const task::CreateTaskRequest& request, uint32_t pid) {
-  containerd::events::TaskCreate event;
-  event.set_container_id(request.id());
-  event.set_bundle(request.bundle());
-  *event.mutable_rootfs() = request.rootfs();
-  event.mutable_io()->set_stdin(request.stdin());
-  event.mutable_io()->set_stdout(request.stdout());
-  event.mutable_io()->set_stderr(request.stderr());
-  event.mutable_io()->set_terminal(request.terminal());
-  event.set_pid(pid);
-  return event.SerializeAsString();
-}
 
 }  // namespace
 
@@ -70,6 +50,8 @@ Status TaskService::prepare(Container& container, const task::CreateTaskRequest&
   GRANARY_TRY(translate(container, request));
   GRANARY_TRY(container.process->open_streams());
   if (is_block_root(request.rootfs())) return prepare_disk(container, request, answer);
+  const bool is_mounted = request.rootfs().empty() && container.spec->host_root.starts_with('/');
+  if (is_mounted) return prepare_shared(container, request, container.spec->host_root, false, answer);
   return prepare_directory(container, request, answer);
 }
 
@@ -94,9 +76,14 @@ Result<std::string> TaskService::share(Container& container, const std::string& 
 Status TaskService::prepare_directory(Container& container, const task::CreateTaskRequest& request, Answer& answer) {
   container.files.root = GRANARY_TRY(MountedRoot::mount(request.rootfs(), request.bundle() + "/rootfs"));
   const MountedRoot& root = *container.files.root;
+  return prepare_shared(container, request, root.path(), root.read_only(), answer);
+}
+
+Status TaskService::prepare_shared(Container& container, const task::CreateTaskRequest& request, const std::string& path,
+                                   bool read_only, Answer& answer) {
   guest::v1::Rootfs rootfs;
-  rootfs.set_directory(Shares::path_in_guest(GRANARY_TRY(share(container, root.path(), root.read_only()))));
-  create_in_guest(request.id(), std::move(rootfs), created_event(request, pid_), std::move(answer));
+  rootfs.set_directory(Shares::path_in_guest(GRANARY_TRY(share(container, path, read_only))));
+  create_in_guest(request.id(), std::move(rootfs), created_event(request, pid_).SerializeAsString(), std::move(answer));
   return ok();
 }
 
@@ -107,7 +94,7 @@ Status TaskService::prepare_disk(Container& /*container*/, const task::CreateTas
   disks_.attach(
       file, read_only,
       [this, id = request.id(), root = std::make_shared<BlockRoot>(std::move(root)),
-       event = created_event(request, pid_), answer = std::move(answer)](const Result<uint32_t>& disk) mutable {
+       event = created_event(request, pid_).SerializeAsString(), answer = std::move(answer)](const Result<uint32_t>& disk) mutable {
         if (const Status kept = keep_disk(id, disk); !kept) return answer(kept.error());
         guest::v1::Rootfs rootfs;
         rootfs.mutable_block()->set_disk(*disk);

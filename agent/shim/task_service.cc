@@ -8,25 +8,11 @@
 #include "vmpool/base/log.h"
 
 namespace granary::shim {
-namespace {
 
-constexpr std::string_view kServicePrefix = "containerd.task.";
-constexpr std::string_view kServiceSuffix = ".Task";
-constexpr const char* kDefaultNamespace = "k8s.io";
-
-// "v2" or "v3"; empty: another service.
-std::string version_of(const std::string& service) {
-  if (!service.starts_with(kServicePrefix) || !service.ends_with(kServiceSuffix)) return "";
-  const std::string version =
-      service.substr(kServicePrefix.size(), service.size() - kServicePrefix.size() - kServiceSuffix.size());
-  return version == "v2" || version == "v3" ? version : "";
-}
-
-}  // namespace
-
-TaskService::TaskService(EventLoop& loop, Pod pod)
+TaskService::TaskService(EventLoop& loop, Pod pod, std::function<void()> clone_gone)
     : loop_(loop),
       pod_(std::move(pod)),
+      tell_clone_gone_(std::move(clone_gone)),
       control_(loop, pod_.guest_socket, [this](const Error& why) { on_clone_gone(why); }),
       // That the clone has gone, control_ tells.
       slow_control_(loop, pod_.guest_socket, [](const Error&) {}),
@@ -43,16 +29,11 @@ void TaskService::open() {
 }
 
 void TaskService::handle(ttrpc::Call call, ttrpc::Answer answer) {
-  const std::string version = version_of(call.service);
+  const Result<Caller> caller = caller_of(call);
+  if (!caller) return answer(caller.error());
   const auto method = methods().find(call.method);
-  if (version.empty() || method == methods().end()) {
-    return answer(rpc_error(Rpc::kUnimplemented, "method " + call.service.substr(0, kMaxIdBytes) + "/" +
-                                                     call.method.substr(0, kMaxIdBytes) + " is not known here"));
-  }
-  const auto given = call.metadata.find("containerd-namespace-ttrpc");
-  const Caller caller{.containerd_namespace = given == call.metadata.end() ? kDefaultNamespace : given->second,
-                      .version = version};
-  (this->*method->second)(caller, call.payload, answer);
+  if (method == methods().end()) return answer(unknown_method(call));
+  (this->*method->second)(*caller, call.payload, answer);
 }
 
 Result<TaskService::Container*> TaskService::find(const std::string& id) {
@@ -102,6 +83,21 @@ void TaskService::on_clone_gone(const Error& why) {
     all.push_back(container.process);
   }
   for (const auto& process : all) process->end(why);
+  tell_clone_gone_();
+}
+
+void TaskService::set_pod(const guest::v1::Pod& pod, std::function<void(Status)> done) {
+  guest::v1::Request request;
+  *request.mutable_pod() = pod;
+  slow_control_.ask(request, [done = std::move(done)](const Result<guest::v1::Reply>& reply) {
+    reply ? done(ok()) : done(reply.error());
+  });
+}
+
+void TaskService::power_off() {
+  guest::v1::Request request;
+  request.mutable_power_off();
+  control_.ask(request, [](const Result<guest::v1::Reply>&) {});
 }
 
 void TaskService::publish(const Container& container, const google::protobuf::MessageLite& event) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "agent/shim/caller.h"
 #include "agent/shim/clone_disks.h"
 #include "agent/shim/event_publisher.h"
 #include "agent/shim/guest_control.h"
@@ -37,14 +38,21 @@ class TaskService {
   static constexpr size_t kMaxExecs = 1024;  // of a container
   static constexpr size_t kMaxIdBytes = 128;
 
-  TaskService(EventLoop& loop, Pod pod);
+  // `clone_gone`: once, after all processes have ended with it.
+  TaskService(EventLoop& loop, Pod pod, std::function<void()> clone_gone = [] {});
   ~TaskService();
 
   // Connects to the guest. A clone that has gone meanwhile is told in the answers.
   void open();
   void handle(ttrpc::Call call, ttrpc::Answer answer);
 
+  // Tells the guest what its containers share; `done` is called from the loop.
+  void set_pod(const guest::v1::Pod& pod, std::function<void(Status)> done);
+  // Asks the guest to end. A guest is hostile: whether it does, its connections tell.
+  void power_off();
+
   [[nodiscard]] size_t containers() const { return containers_.size(); }
+  [[nodiscard]] size_t unsent_events() const { return events_.unsent(); }
 
  private:
   using Answer = ttrpc::Answer;
@@ -63,10 +71,6 @@ class TaskService {
     std::map<std::string, guest::v1::Request> exec_requests;
     HostFiles files;
     std::shared_ptr<GuestSpec> spec;
-  };
-  struct Caller {
-    std::string containerd_namespace;
-    std::string version;  // v2 or v3
   };
   using Method = void (TaskService::*)(const Caller& caller, const std::string& payload, Answer& answer);
   static const std::map<std::string, Method>& methods();
@@ -93,6 +97,8 @@ class TaskService {
   Status translate(Container& container, const containerd::task::v3::CreateTaskRequest& request);
   Status prepare_disk(Container& container, const containerd::task::v3::CreateTaskRequest& request, Answer& answer);
   Status prepare_directory(Container& container, const containerd::task::v3::CreateTaskRequest& request, Answer& answer);
+  Status prepare_shared(Container& container, const containerd::task::v3::CreateTaskRequest& request,
+                        const std::string& path, bool read_only, Answer& answer);
   Result<std::string> share(Container& container, const std::string& host_path, bool read_only);
   void release(HostFiles files);
   Status prepare(Container& container, const containerd::task::v3::CreateTaskRequest& request, Answer& answer);
@@ -117,6 +123,7 @@ class TaskService {
 
   EventLoop& loop_;
   const Pod pod_;
+  const std::function<void()> tell_clone_gone_;
   GuestControl control_;
   GuestControl slow_control_;  // what crun takes its time for: a kill must not wait behind it
   CloneDisks disks_;

@@ -56,6 +56,16 @@ TEST_F(TaskTest, TheGuestGetsTheSpecAndTheDisk) {
   EXPECT_FALSE(create.has_stdin());
 }
 
+TEST_F(TaskTest, ARootThatTheRuntimeHasMountedIsShared) {
+  std::ofstream(directory_ + "/config.json")
+      << R"({"process":{"args":["sh"],"cwd":"/"},"linux":{},"root":{"path":")" << directory_ << R"("}})";
+  CreateTaskRequest request = create_request("c1");
+  request.clear_rootfs();
+  const auto created = call("Create", request);
+  ASSERT_FALSE(created);  // this guest has no file server, and that is asked
+  EXPECT_THAT(created.error().message(), HasSubstr(directory_ + ": the pod's microVM has no file server"));
+}
+
 TEST_F(TaskTest, WaitIsALongPollForAnyNumber) {
   create_and_start("c1");
   std::vector<uint32_t> statuses;

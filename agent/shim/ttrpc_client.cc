@@ -22,23 +22,31 @@ Result<std::string> result_of(const Frame& frame) {
 
 }  // namespace
 
+Result<Fd> connect_unix(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
+    return Error(Errc::kInvalidArgument, "socket path of " + std::to_string(path.size()) + " bytes, 1 to " +
+                                             std::to_string(sizeof(address.sun_path) - 1) + " are possible: " + path);
+  }
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket.valid()) return Error::last_os_error("socket");
+  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    return Error::last_os_error("connect to " + path);
+  }
+  return socket;
+}
+
 Client::~Client() {
   for (const auto& [stream, open] : open_) loop_.remove(open.timer);
 }
 
 Status Client::connect() {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path_.empty() || path_.size() >= sizeof(address.sun_path)) {
-    return Error(Errc::kInvalidArgument, "socket path \"" + path_ + "\"");
-  }
-  std::memcpy(address.sun_path, path_.c_str(), path_.size() + 1);
-  Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!socket.valid()) return Error::last_os_error("socket");
-  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    return Error(Errc::kPeerGone, "connect to " + path_ + " (" + std::strerror(errno) + ")");
-  }
-  connection_ = GRANARY_TRY(Connection::create(loop_, std::move(socket),
+  Result<Fd> socket = connect_unix(path_);
+  if (!socket && !socket.error().is(Errc::kInvalidArgument)) return Error(Errc::kPeerGone, socket.error().message());
+  if (!socket) return socket.error();
+  connection_ = GRANARY_TRY(Connection::create(loop_, *std::move(socket),
                                                {.frame = [this](const Frame& frame) { on_frame(frame); },
                                                 .closed = [this](const Error& why) { on_closed(why); }}));
   next_stream_ = 1;

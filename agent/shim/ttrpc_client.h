@@ -12,6 +12,10 @@
 
 namespace granary::ttrpc {
 
+// A connected unix stream socket, non-blocking. The errno of connect(2): ENOENT and ECONNREFUSED when nobody listens.
+// kInvalidArgument: the path is empty or too long.
+Result<Fd> connect_unix(const std::string& path);
+
 // A ttrpc client on an event loop. It connects with the first call, and again with the next one after the server has
 // gone.
 class Client {

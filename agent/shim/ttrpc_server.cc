@@ -162,7 +162,8 @@ void Server::start(uint64_t number, Session& session, uint32_t stream, const std
             .method = std::move(*request.mutable_method()),
             .payload = std::move(*request.mutable_payload()),
             .metadata = {},
-            .take_fd = [connection = session.connection.get()] { return connection->take_fd(); }};
+            .take_fd = [connection = session.connection.get()] { return connection->take_fd(); },
+            .timeout = std::chrono::nanoseconds(std::max(request.timeout_nano(), int64_t{0}))};
   for (::ttrpc::KeyValue& entry : *request.mutable_metadata())
     call.metadata[entry.key()] = std::move(*entry.mutable_value());
   handler_(std::move(call), [weak = std::weak_ptr(self_), number, stream](const Result<std::string>& result) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -18,6 +19,7 @@ struct Call {
   std::string payload;
   std::map<std::string, std::string> metadata;
   std::function<Fd()> take_fd;  // the next descriptor that came over the connection; only while the handler runs
+  std::chrono::nanoseconds timeout{};  // the caller's own; 0: none
 };
 // Answers a call: the serialized response, or why not (shim::to_rpc()). At most once counts; too late, or to a caller
 // that has gone, is fine.
@@ -30,7 +32,7 @@ using Handler = std::function<void(Call call, Answer answer)>;
 // that does not parse is answered with an error; a frame that cannot be true ends its connection.
 class Server {
  public:
-  static constexpr size_t kMaxConnections = 64;
+  static constexpr size_t kMaxConnections = 320;  // containerd 1.6 and 1.7 have one per container
   static constexpr size_t kMaxOpenCalls = 1024;  // of a connection; RESOURCE_EXHAUSTED beyond
 
   // `listener` is a listening unix stream socket. Only peers with uid 0 or this process's own are served.
