@@ -21,7 +21,9 @@
 #include "agent/reload.h"
 #include "agent/resolvers.h"
 #include "agent/sandbox_controller.h"
+#include "agent/shim/own_names.h"
 #include "agent/shim_door.h"
+#include "agent/shim_watch.h"
 #include "agent/shims.h"
 #include "agent/sizer.h"
 #include "agent/spawner_process.h"
@@ -213,6 +215,31 @@ void end_pods_without_shim(const Reconciled& found, Shims& shims, PoolSet& pools
   }
 }
 
+// Pods whose shims took them themselves: such a shim's end ends its pod, as the shims of granaryd's own do.
+Result<std::unique_ptr<ShimWatch>> watch_own_shims(const Config& config, const Reconciled& found, PoolSet& pools) {
+  auto watch = GRANARY_TRY(ShimWatch::start(config.run_dir, [&pools](const std::string& sandbox) {
+    const auto lease = pools.lease_of_owner(shim::owner_of_sandbox(sandbox));
+    if (lease) pools.release_later(lease->clone.id, "ended: its shim has ended");
+  }));
+  for (const JournalClone& clone : found.adopt) {
+    const std::string sandbox = shim::sandbox_of_owner(clone.lease->owner_id);
+    if (!sandbox.empty()) watch->watch(sandbox);
+  }
+  return watch;
+}
+
+ShimDoor::Pools door_to(PoolSet& pools, ShimWatch& watch, const Cgroups* groups) {
+  return {.attach = [&](const std::string& clone, const pool::Disk& disk) { return pools.attach(clone, disk); },
+          .detach = [&](const std::string& clone, uint32_t disk) { return pools.detach(clone, disk); },
+          .acquire = [&](const PoolSet::Wish& wish) -> Result<Lease> {
+            Lease lease = GRANARY_TRY(pools.acquire(wish));
+            watch.watch(shim::sandbox_of_owner(wish.owner_id));
+            return lease;
+          },
+          .release = [&](const std::string& owner) { return pools.release_owner(owner); },
+          .has_unlimited_memory = [groups](const auto& parent) { return has_unlimited_memory(groups, parent); }};
+}
+
 // The clones of the agent before this one, and the sandboxes that hold them.
 void take_up(const Reconciled& found, PoolSet& pools, SandboxController& sandboxes) {
   for (const JournalClone& clone : found.adopt) {
@@ -372,10 +399,9 @@ Status serve(const DaemonOptions& options, const Host& host) {
     const AtEnd stop_keeping{[&] { spawner->stop_keeping(); }};
     const std::unique_ptr<MetricsServer> metrics_server =
         GRANARY_TRY(serve_metrics(config, metrics, [&] { return snapshot(*pools, *journal, events); }));
-    const std::unique_ptr<ShimDoor> door = GRANARY_TRY(ShimDoor::open(
-        config.shim_door_path(),
-        {.attach = [&](const std::string& clone, const pool::Disk& disk) { return pools->attach(clone, disk); },
-         .detach = [&](const std::string& clone, uint32_t disk) { return pools->detach(clone, disk); }}));
+    const std::unique_ptr<ShimWatch> watch_of_shims = GRANARY_TRY(watch_own_shims(config, found, *pools));
+    const std::unique_ptr<ShimDoor> door =
+        GRANARY_TRY(ShimDoor::open(config.shim_door_path(), door_to(*pools, *watch_of_shims, groups.get())));
     const std::unique_ptr<ApiServer> server =
         GRANARY_TRY(ApiServer::start(config.socket_path(), {&service, &sandboxes}));
     spdlog::info("ready version={} socket={} pools={}", GRANARY_VERSION, config.socket_path(), config.pools.size());

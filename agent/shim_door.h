@@ -8,39 +8,44 @@
 #include <string>
 #include <thread>
 
+#include "agent/pool_set.h"
 #include "agent/shim/ttrpc_server.h"
-#include "vmpool/pool/pool.h"
 
 namespace granary::agent {
 
-// Where shims ask the agent: the methods of granary.v1.Pool that they need (Attach, Detach), over ttrpc, which a shim
-// speaks anyway. gRPC would cost every pod more memory than all the rest of its shim; and here a disk's open file comes
+// Where shims ask the agent: the methods of granary.v1.Pool that they need (Attach, Detach, and for those that take their pod
+// themselves Acquire and Release), over ttrpc, which a shim speaks anyway. gRPC would cost every pod more memory than all the rest of its shim; and here a disk's open file comes
 // with the call (SCM_RIGHTS), opened in the host's mount namespace, which the agent's container does not have. Same
 // messages, same meaning as on the API's socket; peers are checked the same way.
 class ShimDoor {
  public:
   // PoolSet's. Called on threads of their own, several at once.
-  struct Disks {
+  struct Pools {
     std::function<Result<uint32_t>(const std::string& clone_id, const pool::Disk& disk)> attach;
     std::function<Status(const std::string& clone_id, uint32_t disk)> detach;
+    std::function<Result<Lease>(const PoolSet::Wish& wish)> acquire;
+    std::function<Result<bool>(const std::string& owner_id)> release;
+    std::function<bool(const std::string& cgroup_parent)> has_unlimited_memory;
   };
   // Replaces a socket that an earlier agent left.
-  static Result<std::unique_ptr<ShimDoor>> open(const std::string& socket_path, Disks disks);
+  static Result<std::unique_ptr<ShimDoor>> open(const std::string& socket_path, Pools pools);
   // Waits for calls that are being done.
   ~ShimDoor();
   ShimDoor(const ShimDoor&) = delete;
   ShimDoor& operator=(const ShimDoor&) = delete;
 
  private:
-  ShimDoor(std::string path, Disks disks, std::unique_ptr<EventLoop> loop)
-      : path_(std::move(path)), disks_(std::move(disks)), loop_(std::move(loop)) {}
+  ShimDoor(std::string path, Pools pools, std::unique_ptr<EventLoop> loop)
+      : path_(std::move(path)), pools_(std::move(pools)), loop_(std::move(loop)) {}
   void handle(ttrpc::Call call, ttrpc::Answer answer);
   Result<std::string> attach(const std::string& payload, Fd file);
   Result<std::string> detach(const std::string& payload);
+  Result<std::string> acquire(const std::string& payload);
+  Result<std::string> release(const std::string& payload);
   void do_aside(std::function<Result<std::string>()> work, ttrpc::Answer answer);
 
   std::string path_;
-  Disks disks_;
+  Pools pools_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<ttrpc::Server> server_;
   std::mutex mutex_;
