@@ -37,10 +37,13 @@ std::unique_ptr<Runtime> Runtime::start() {
   if (::mkdtemp(pattern.data()) == nullptr) return nullptr;
   runtime->folder_ = pattern;
   if (runtime->handler_ == e2e::kGranaryHandler && !runtime->start_agent()) return nullptr;
+  const bool own_shim = !setting("GRANARY_CRI_OWN_SHIM").empty();
   runtime->containerd_ =
       e2e::Containerd::start({.unpacked = setting("GRANARY_CONTAINERD"),
                               .directory = runtime->folder_ + "/containerd",
-                              .sandbox_socket = runtime->folder_ + "/run/granaryd.sock",
+                              .sandbox_socket = own_shim ? "" : runtime->folder_ + "/run/granaryd.sock",
+                              .shim_directory = own_shim ? setting("GRANARY_BIN") : "",
+                              .run_dir = runtime->folder_ + "/run",
                               .images = {setting("GRANARY_PAUSE_IMAGE"), setting("GRANARY_BUSYBOX_IMAGE")}});
   return runtime->containerd_ != nullptr ? std::move(runtime) : nullptr;
 }

@@ -11,7 +11,7 @@ namespace granary::cri {
 
 // A containerd of our own with one runtime handler under test; for "granary" a granaryd with a pool of Linux guests, too.
 // From the environment (tests/cri/run sets it): GRANARY_CRI_HANDLER, GRANARY_CONTAINERD, GRANARY_PAUSE_IMAGE,
-// GRANARY_BUSYBOX_IMAGE, GRANARY_BIN, GRANARY_GUEST (a folder with vmlinuz and initramfs.cpio).
+// GRANARY_BUSYBOX_IMAGE, GRANARY_CRI_OWN_SHIM (not empty: containerd starts Granary's shim, which takes its pod itself), GRANARY_BIN, GRANARY_GUEST (a folder with vmlinuz and initramfs.cpio).
 class Runtime {
  public:
   static bool is_asked_for();

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 namespace granary::e2e {
 namespace {
@@ -28,9 +29,7 @@ state = '@DIR@/state'
   [plugins.'io.containerd.cri.v1.runtime'.containerd]
     default_runtime_name = 'granary'
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.granary]
-      runtime_type = 'io.containerd.runc.v2'
-      sandboxer = 'granary'
-      privileged_without_host_devices = true
+@GRANARY@
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
       runtime_type = 'io.containerd.runc.v2'
 [plugins.'io.containerd.grpc.v1.cri']
@@ -39,6 +38,40 @@ state = '@DIR@/state'
 [proxy_plugins.granary]
   type = 'sandbox'
   address = '@SANDBOX@'
+)";
+
+constexpr const char* kSandboxer = "      runtime_type = 'io.containerd.runc.v2'\n      sandboxer = 'granary'\n      privileged_without_host_devices = true";
+constexpr const char* kOwnShim = R"(      runtime_type = 'io.containerd.granary.v2'
+      privileged_without_host_devices = true
+      pod_annotations = ['granary.dev/*']
+      [plugins.'@CRI@'.containerd.runtimes.granary.options]
+        ConfigPath = '@RUN@')";
+
+// Of containerd 1.6 and 1.7.
+constexpr const char* kConfig1 = R"(version = 2
+root = '@DIR@/root'
+state = '@DIR@/state'
+[grpc]
+  address = '@DIR@/containerd.sock'
+[ttrpc]
+  address = '@DIR@/containerd.sock.ttrpc'
+[plugins.'io.containerd.internal.v1.opt']
+  path = '@DIR@/opt'
+[plugins.'io.containerd.grpc.v1.cri']
+  sandbox_image = '@PAUSE@'
+  restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
+  stream_server_address = '127.0.0.1'
+  stream_server_port = '0'
+  [plugins.'io.containerd.grpc.v1.cri'.cni]
+    bin_dir = '/usr/lib/cni'
+    conf_dir = '@DIR@/cni'
+  [plugins.'io.containerd.grpc.v1.cri'.containerd]
+    default_runtime_name = 'runc'
+    [plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.granary]
+@GRANARY@
+    [plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc]
+      runtime_type = 'io.containerd.runc.v2'
 )";
 
 constexpr const char* kNetwork = R"({
@@ -55,21 +88,41 @@ std::string substitute(std::string text, const std::string& name, const std::str
   return text;
 }
 
+// "containerd github.com/containerd/containerd 1.6.20~ds1 …": before 2 another configuration.
+bool is_before_2(const std::string& program) {
+  std::string output;
+  run_command({program, "--version"}, &output);
+  return output.find(" 1.") != std::string::npos || output.find(" v1.") != std::string::npos;
+}
+
+std::string config_of(const ContainerdSetup& setup) {
+  const bool before_2 = is_before_2(setup.unpacked + "/usr/bin/containerd");
+  std::string text = substitute(before_2 ? kConfig1 : kConfig, "@GRANARY@", setup.sandbox_socket.empty() ? kOwnShim : kSandboxer);
+  for (const auto& [name, value] : std::map<std::string, std::string>{
+           {"@CRI@", before_2 ? "io.containerd.grpc.v1.cri" : "io.containerd.cri.v1.runtime"},
+           {"@DIR@", setup.directory},
+           {"@PAUSE@", kPauseImage},
+           {"@RUN@", setup.run_dir},
+           {"@SANDBOX@", setup.sandbox_socket.empty() ? "/none" : setup.sandbox_socket}}) {
+    text = substitute(text, name, value);
+  }
+  return text;
+}
+
 void write_text(const std::string& path, const std::string& text) { std::ofstream(path) << text; }
 
 }  // namespace
 
 std::unique_ptr<Containerd> Containerd::start(const ContainerdSetup& setup) {
   std::filesystem::create_directories(setup.directory + "/cni");
-  std::string config = substitute(kConfig, "@DIR@", setup.directory);
-  config = substitute(config, "@SANDBOX@", setup.sandbox_socket);
-  write_text(setup.directory + "/config.toml", substitute(config, "@PAUSE@", kPauseImage));
+  write_text(setup.directory + "/config.toml", config_of(setup));
   write_text(setup.directory + "/cni/10-test.conflist", substitute(kNetwork, "@DIR@", setup.directory));
 
   auto containerd = std::unique_ptr<Containerd>(new Containerd());
   containerd->binary_directory_ = setup.unpacked + "/usr/bin";
   containerd->socket_ = setup.directory + "/containerd.sock";
-  const std::string path = containerd->binary_directory_ + ":" + std::getenv("PATH");
+  std::string path = containerd->binary_directory_ + ":" + std::getenv("PATH");
+  if (!setup.shim_directory.empty()) path = setup.shim_directory + ":" + path;
   containerd->command_ = {"env", "PATH=" + path, containerd->binary_directory_ + "/containerd", "--config",
                           setup.directory + "/config.toml"};
   containerd->log_path_ = setup.directory + "/containerd.log";

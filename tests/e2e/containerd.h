@@ -13,14 +13,18 @@ namespace granary::e2e {
 struct ContainerdSetup {
   std::string unpacked;       // folder that holds usr/bin/containerd (tests/e2e/fetch-containerd)
   std::string directory;      // empty scratch folder: configuration, root, state, sockets, logs
-  std::string sandbox_socket; // granaryd's socket: the remote sandbox controller
+  // How "granary" pods start: granaryd's API socket is the remote sandbox controller (containerd >= 2); or, if that is empty,
+  // by the shim in `shim_directory`, which asks the granaryd of `run_dir`.
+  std::string sandbox_socket = {};
+  std::string shim_directory = {};
+  std::string run_dir = {};
   std::vector<std::string> images;  // OCI tars (deploy/image/make-oci-image); one of them is kPauseImage
 };
 
 inline constexpr const char* kPauseImage = "granary.test/pause:1";
 inline constexpr const char* kGranaryHandler = "granary";
 
-// A running containerd >= 2 with the CRI plugin, CNI (bridge + host-local) and the runtime handlers
+// A running containerd (1.6, 1.7, 2.x) with the CRI plugin, CNI (bridge + host-local) and the runtime handlers
 // "granary" and "runc".
 class Containerd {
  public:

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A pod sandbox of a real containerd >= 2 comes up on a clone from Granary's pool, and goes again without a trace.
+// A pod sandbox of a real containerd comes up on a clone from Granary's pool, and goes again without a trace: through the
+// remote sandbox controller (containerd >= 2), or with GRANARY_OWN_SHIM through a shim that takes its pod itself.
 // Needs /dev/kvm, root, CNI plugins; run by tests/e2e/first-pod, which passes the folders in the environment.
 #include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
@@ -45,7 +46,9 @@ class FirstPod : public ::testing::Test {
     ASSERT_TRUE(wait_until([] { return pool_status().warm() >= 1; }, std::chrono::seconds(120))) << agent_->log();
     containerd_ = Containerd::start({.unpacked = setting("GRANARY_CONTAINERD"),
                                      .directory = dir_ + "/containerd",
-                                     .sandbox_socket = socket_,
+                                     .sandbox_socket = own_shim_ ? "" : socket_,
+                                     .shim_directory = own_shim_ ? bin_ : "",
+                                     .run_dir = dir_ + "/run",
                                      .images = {setting("GRANARY_PAUSE_IMAGE")}});
     ASSERT_NE(containerd_, nullptr);
     cri_ = RuntimeService::NewStub(grpc::CreateChannel(containerd_->cri_target(), grpc::InsecureChannelCredentials()));
@@ -124,6 +127,7 @@ class FirstPod : public ::testing::Test {
   static inline std::string bin_;
   static inline std::string dir_;
   static inline std::string socket_;
+  static inline const bool own_shim_ = !setting("GRANARY_OWN_SHIM").empty();
   static inline std::unique_ptr<Process> agent_;
   static inline std::unique_ptr<Containerd> containerd_;
   static inline std::unique_ptr<RuntimeService::Stub> cri_;
@@ -137,7 +141,7 @@ TEST_F(FirstPod, BecomesReadyOnACloneAndGoesWithoutATrace) {
   EXPECT_EQ(sandbox.state(), runtime::v1::SANDBOX_READY);
   EXPECT_FALSE(sandbox.network().ip().empty());
   EXPECT_EQ(pool_status().running(), 1U);
-  const std::string task_socket = dir_ + "/run/tasks/" + running.pod_sandbox_id() + ".sock";
+  const std::string task_socket = dir_ + (own_shim_ ? "/run/shims/" : "/run/tasks/") + running.pod_sandbox_id() + ".sock";
   EXPECT_TRUE(std::filesystem::is_socket(task_socket));
   EXPECT_EQ(processes_of_shim(running.pod_sandbox_id()), 1);
 
