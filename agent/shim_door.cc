@@ -118,7 +118,8 @@ Result<std::string> ShimDoor::acquire(const std::string& payload) {
                                                   .cgroup_parent = request.cgroup_parent(),
                                                   .netns = request.netns(),
                                                   .needs = to_needs(request.limits()),
-                                                  .shares = request.shares()}));
+                                                  .shares = request.shares(),
+                                                  .forward_loopback = true}));
   v1::AcquireResponse response;
   *response.mutable_clone() = to_message(lease);
   response.set_memory_unlimited(!request.cgroup_parent().empty() &&

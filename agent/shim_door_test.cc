@@ -111,6 +111,7 @@ TEST_F(ShimDoorTest, AShimTakesAndGivesBackAClone) {
   EXPECT_EQ(wishes_[0].netns, "/run/netns/n1");
   EXPECT_EQ(wishes_[0].cgroup_parent, "/pods/p1");
   EXPECT_TRUE(wishes_[0].shares);
+  EXPECT_TRUE(wishes_[0].forward_loopback);
   EXPECT_EQ(wishes_[0].needs.memory_bytes, 1U << 20);
   EXPECT_EQ(wishes_[0].needs.vcpus, 2U);
   EXPECT_TRUE(response.memory_unlimited());
