@@ -23,7 +23,7 @@ namespace {
 namespace sandbox = containerd::services::sandbox::v1;
 using Stub = sandbox::Controller::Stub;
 constexpr std::chrono::seconds kPodLimit{60};
-constexpr useconds_t kAtRestUs = 3'000'000;
+constexpr useconds_t kAtRestUs = 2'000'000;  // until all of it has started, and then to look at it
 
 // A pod without containers, as containerd would ask for it; gone with its owner.
 class Pod {
@@ -159,6 +159,7 @@ Result<Overhead> measure(const Globals& globals, const std::string& wanted) {
   overhead.pool = wanted.empty() && !status.pools().empty() ? status.pools(0).name() : wanted;
   Pod pod(globals.socket, wanted);
   const pid_t vmm = GRANARY_TRY(pod.start());
+  ::usleep(kAtRestUs);
   overhead.processes = GRANARY_TRY(processes_of(pod, vmm));
   uint64_t before = 0;
   for (const Process& process : overhead.processes) before += ticks(process.pid);
