@@ -48,6 +48,7 @@ enum class Type : uint16_t {
   kTakeShim = 40,   // ShimRecord [pidfd] -> kDone: a shim of a spawner that has died; watched, but no child
   // What kListShims has no room for: the shims with a greater id, in the order of their ids.
   kListShimsAfter = 41,  // ShimRef -> ShimList
+  kStartForwardingShim = 42,  // StartForwardingShim [listening socket] -> ShimRecord [pidfd]: it forwards to the pod's ports
   // events from granary-spawn
   kExited = 32,      // VmRecord: a VMM was reaped
   kShimExited = 33,  // ShimRecord: a shim was reaped
@@ -152,7 +153,10 @@ struct StartShim {
   uint64_t vm_id;            // a live VM, whose socket it gets
   char agent_socket[108];    // where it finds the agent of the day
   char events_socket[108];   // containerd's; empty: none
-  char netns[256];           // path of the pod's network namespace; empty: none
+};
+struct StartForwardingShim {
+  StartShim start;
+  char netns[256];  // path of the pod's network namespace
 };
 struct ShimRecord {
   ShimRef shim;

@@ -153,21 +153,28 @@ Status SpawnerClient::forget(VmId vm) {
 }
 
 Result<SpawnedShim> SpawnerClient::start_shim(const ShimWish& wish) {
-  control::StartShim body{};
-  if (wish.agent_socket.size() >= sizeof(body.agent_socket) || wish.events_socket.size() >= sizeof(body.events_socket)) {
+  control::StartForwardingShim body{};
+  control::StartShim& start = body.start;
+  if (wish.agent_socket.size() >= sizeof(start.agent_socket) || wish.events_socket.size() >= sizeof(start.events_socket)) {
     return Error(Errc::kInvalidArgument, "a socket path of a shim is longer than 107 bytes");
   }
   if (wish.netns.size() >= sizeof(body.netns)) {
     return Error(Errc::kInvalidArgument, "the path of a pod's network namespace is longer than 255 bytes");
   }
-  control::set_text(body.shim.sandbox_id, wish.sandbox_id);
-  control::set_text(body.clone_id, wish.clone_id);
-  control::set_text(body.agent_socket, wish.agent_socket);
-  control::set_text(body.events_socket, wish.events_socket);
+  control::set_text(start.shim.sandbox_id, wish.sandbox_id);
+  control::set_text(start.clone_id, wish.clone_id);
+  control::set_text(start.agent_socket, wish.agent_socket);
+  control::set_text(start.events_socket, wish.events_socket);
   control::set_text(body.netns, wish.netns);
-  body.vm_id = wish.vm.value;
+  start.vm_id = wish.vm.value;
   const int fds[] = {wish.listener};
-  return shim_of(GRANARY_TRY(ask(Type::kStartShim, body, fds)), Type::kStartShim);
+  if (!wish.netns.empty()) {
+    control::Message answer = GRANARY_TRY(ask(Type::kStartForwardingShim, body, fds));
+    auto started = shim_of(std::move(answer), Type::kStartForwardingShim);
+    // A spawner of an older version does not know the request: its pods run without port-forward.
+    if (started || !started.error().is(Errc::kProtocolMalformed)) return started;
+  }
+  return shim_of(GRANARY_TRY(ask(Type::kStartShim, start, fds)), Type::kStartShim);
 }
 
 Result<SpawnedShim> SpawnerClient::shim_of(control::Message answer, Type type) {

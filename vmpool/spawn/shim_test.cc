@@ -30,7 +30,6 @@ class ShimTest : public SpawnerTest {
     control::set_text(body.clone_id, "clone-1");
     control::set_text(body.agent_socket, "/agent.sock");
     control::set_text(body.events_socket, "/events.sock");
-    control::set_text(body.netns, "/run/netns/pod");
     body.vm_id = vm;
     return body;
   }
@@ -79,7 +78,22 @@ TEST_F(ShimTest, AShimGetsItsSocketAndItsWords) {
   ASSERT_GT(::read(peer.get(), report, sizeof(report) - 1), 0);
   EXPECT_EQ(std::string(report), "containerd-shim-granary-v2 --sandbox s1 --clone clone-1 --guest " +
                                      (folder / "run").string() + "/" + vm.socket_name +
-                                     " --agent /agent.sock --events /events.sock --netns /run/netns/pod own-session ");
+                                     " --agent /agent.sock --events /events.sock own-session ");
+}
+
+TEST_F(ShimTest, OneThatForwardsIsToldItsPodsNamespace) {
+  start_with_shims();
+  const Vm vm = spawn();
+  const Fd listener = listen("s1");
+  const int fd = listener.get();
+  control::StartForwardingShim body{.start = request_for("s1", vm.id), .netns = {}};
+  control::set_text(body.netns, "/run/netns/pod");
+  ASSERT_TRUE(ask(Type::kStartForwardingShim, body, std::span(&fd, 1))
+                  ->as_answer<control::ShimRecord>(Type::kStartForwardingShim, 1));
+  const Fd peer = connect_to("s1");
+  char report[1024] = {};
+  ASSERT_GT(::read(peer.get(), report, sizeof(report) - 1), 0);
+  EXPECT_TRUE(std::string_view(report).ends_with(" --events /events.sock --netns /run/netns/pod own-session ")) << report;
 }
 
 TEST_F(ShimTest, AShimIsListedFoundAndStopped) {

@@ -115,7 +115,11 @@ Status Spawner::dispatch(Peer& peer, control::Message& message) {
     case Type::kGetTemplate:
       return get_template(peer, message);
     case Type::kStartShim:
-      return start_shim(peer, message);
+      return start_shim(peer, message, GRANARY_TRY(message.as<control::StartShim>(1)), "");
+    case Type::kStartForwardingShim: {
+      const auto body = GRANARY_TRY(message.as<control::StartForwardingShim>(1));
+      return start_shim(peer, message, body.start, control::text_of(body.netns));
+    }
     case Type::kStopShim:
       return stop_shim(peer, message);
     case Type::kFindShim:
@@ -227,8 +231,8 @@ Status Spawner::send_vm(Peer& peer, const control::Message& question, VmId id) {
   return ok();
 }
 
-Status Spawner::start_shim(Peer& peer, const control::Message& message) {
-  const auto body = GRANARY_TRY(message.as<control::StartShim>(1));
+Status Spawner::start_shim(Peer& peer, const control::Message& message, const control::StartShim& body,
+                           const std::string& netns) {
   if (finishing_) return Error(Errc::kShuttingDown, "start a shim");
   const VmId vm{body.vm_id};
   GRANARY_TRY(vms_->live(vm));
@@ -237,11 +241,11 @@ Status Spawner::start_shim(Peer& peer, const control::Message& message) {
                       .guest_socket = run_path_ + "/" + RunDirectory::socket_name(vm),
                       .agent_socket = control::text_of(body.agent_socket),
                       .events_socket = control::text_of(body.events_socket),
-                      .netns = control::text_of(body.netns),
+                      .netns = netns,
                       .listener = message.fds[0].get()};
   const ShimTable::Shim* shim = GRANARY_TRY(shims_->start(plan));
   const int pidfd = shim->pidfd.get();
-  peer.send(Type::kStartShim, message.request, shim_record(plan.sandbox_id, shim->pid), std::span(&pidfd, 1));
+  peer.send(message.type, message.request, shim_record(plan.sandbox_id, shim->pid), std::span(&pidfd, 1));
   return ok();
 }
 

@@ -59,7 +59,8 @@ class Spawner {
   Status take(Peer& peer, control::Message& message);
   Status put_template(Peer& peer, const control::Message& message);
   Status get_template(Peer& peer, const control::Message& message);
-  Status start_shim(Peer& peer, const control::Message& message);
+  Status start_shim(Peer& peer, const control::Message& message, const control::StartShim& body,
+                    const std::string& netns);
   Status stop_shim(Peer& peer, const control::Message& message);
   Status find_shim(Peer& peer, const control::Message& message);
   Status take_shim(Peer& peer, control::Message& message);
