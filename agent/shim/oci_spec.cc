@@ -181,7 +181,7 @@ class Translation {
     if (mounts.is_null()) mounts = json::array();
     for (const auto& [destination, name] : kFiles) {
       const auto there =
-          std::ranges::find_if(mounts, [&](const json& one) { return one["destination"] == destination; });
+          std::ranges::find_if(mounts, [&destination = destination](const json& one) { return one["destination"] == destination; });
       const bool is_new_memory = there != mounts.end() && name == "shm" && (*there)["type"] == "tmpfs";
       if (there != mounts.end() && !is_new_memory) continue;
       json own = {{"destination", destination},
