@@ -75,6 +75,7 @@ Status FileServer::open(Fd fuse_socket, std::function<void()> gone) {
   fuse_lowlevel_ops operations = kOperations;
   operations.init = initialise;
   session_ = ::fuse_session_new(&args, &operations, sizeof(operations), this);
+  ::fuse_opt_free_args(&args);  // it makes a list of its own of them
   if (session_ == nullptr) return Error(Errc::kInvalidArgument, "libfuse makes no session");
   Fd duplicate = GRANARY_TRY(fuse_socket.duplicate());
   channel_ = GRANARY_TRY(FuseChannel::create(loop_, std::move(fuse_socket),
