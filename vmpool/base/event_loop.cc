@@ -48,7 +48,14 @@ struct EventLoop::Shared {
 EventLoop::EventLoop(Fd epoll, EventFd wake)
     : epoll_(std::move(epoll)), wake_(std::move(wake)), shared_(std::make_unique<Shared>()) {}
 
-EventLoop::~EventLoop() = default;
+// What goes with a callback may still call remove(), which finds maps that are empty and whole.
+EventLoop::~EventLoop() {
+  const auto timers = std::exchange(timers_, {});
+  const auto watches = std::exchange(watches_, {});
+  std::vector<std::function<void()>> posted;
+  const std::lock_guard lock(shared_->mutex);
+  posted.swap(shared_->posted);
+}
 
 Result<std::unique_ptr<EventLoop>> EventLoop::create() {
   Fd epoll(::epoll_create1(EPOLL_CLOEXEC));

@@ -53,7 +53,12 @@ TEST_F(EventLoopTest, RemovedDuringTheSameRoundIsNotCalled) {
 
 TEST_F(EventLoopTest, PostFromAnotherThreadRunsOnTheLoopThread) {
   std::thread::id ran_on;
-  std::jthread poster([&] { loop_->post([&] { ran_on = std::this_thread::get_id(); loop_->stop(); }); });
+  std::jthread poster([&] {
+    loop_->post([&] {
+      ran_on = std::this_thread::get_id();
+      loop_->stop();
+    });
+  });
   ASSERT_TRUE(loop_->run());
   EXPECT_EQ(ran_on, std::this_thread::get_id());
 }
@@ -73,6 +78,29 @@ TEST_F(EventLoopTest, AddOfABadDescriptorIsAnError) {
   const Result<EventLoop::Token> token = loop_->add(-1, EPOLLIN, [](uint32_t) {});
   ASSERT_FALSE(token);
   EXPECT_TRUE(token.error().is_errno(EBADF));
+}
+
+// What a callback holds may use the loop while it goes with the loop.
+TEST_F(EventLoopTest, WhatGoesWithTheLoopMayRemoveItsRegistrations) {
+  struct Holder {
+    EventLoop& loop;
+    EventLoop::Token timer = 0;
+    int& gone;
+    ~Holder() {
+      loop.remove(timer);
+      ++gone;
+    }
+  };
+  int gone = 0;
+  const auto later = EventLoop::Clock::now() + std::chrono::hours(1);
+  for (int i = 0; i < 8; ++i) {
+    auto holder = std::make_shared<Holder>(*loop_, 0, gone);
+    holder->timer = loop_->call_at(later, [] {});
+    loop_->call_at(later, [holder] {});
+    loop_->post([holder] {});
+  }
+  loop_.reset();
+  EXPECT_EQ(gone, 8);
 }
 
 }  // namespace

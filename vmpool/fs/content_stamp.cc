@@ -12,8 +12,10 @@ namespace granary::fs {
 namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
-// Longer than any file system's clock stands still.
-constexpr int64_t kSettled = 2 * kSecond;
+// Longer than a file system's clock stands still, and than a page stays dirty (Linux: vm.dirty_expire_centisecs, 30 s,
+// and vm.dirty_writeback_centisecs, 5 s): a mapping's first write to a page moves the file's time, further ones do not
+// until it was written back.
+constexpr int64_t kSettled = 60 * kSecond;
 constexpr uint32_t kXfs = 0x58465342;  // its magic number is in no header
 constexpr std::array<uint32_t, 7> kTellTheTime = {
     EXT4_SUPER_MAGIC,     kXfs,          BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC,

@@ -43,7 +43,7 @@ class FuseTest : public testing::Test {
 
   FuseTest() : loop(*EventLoop::create()) {
     if (::chdir("/proc/self/fd") != 0) std::abort();
-    std::string name = (stdfs::temp_directory_path() / "granary-fs-XXXXXX").string();
+    std::string name = "/var/tmp/granary-fs-XXXXXX";  // on a disk, also where /tmp is a tmpfs
     if (::mkdtemp(name.data()) == nullptr) std::abort();
     top = name;
     stdfs::create_directories(top / "rw");

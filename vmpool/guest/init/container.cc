@@ -18,8 +18,8 @@
 namespace granary::guest {
 namespace {
 
-// Far above what crun takes once the process that it starts is gone.
-constexpr std::chrono::seconds kStartEndsWithin{1};
+// Far above what crun takes once the process that it starts is gone, also on a vCPU that is held back.
+constexpr std::chrono::seconds kStartEndsWithin{5};
 
 Status make_folder(const std::string& path) {
   if (::mkdir(path.c_str(), 0700) == 0) return ok();

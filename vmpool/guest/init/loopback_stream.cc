@@ -74,7 +74,10 @@ Status LoopbackStream::try_next() {
 
 void LoopbackStream::on_events(uint32_t events) {
   if (!connected_) return on_connect_result();
+  const bool had_input = !input_.empty();
   if ((events & EPOLLOUT) != 0) flush_input();
+  // Not where input was written at once: who gave it goes on by itself.
+  if (had_input && accepts_input()) owner_.wants_input();
   if (!ended_ && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) read_output();
   watch_again();
 }
@@ -134,7 +137,6 @@ void LoopbackStream::close_input() {
 }
 
 void LoopbackStream::flush_input() {
-  const bool had = !input_.empty();
   while (!input_.empty()) {
     const ssize_t n = ::send(socket_.get(), input_.data(), input_.size(), MSG_NOSIGNAL);
     if (n >= 0) {
@@ -150,7 +152,6 @@ void LoopbackStream::flush_input() {
     ended_ = output_ended_;
     ::shutdown(socket_.get(), SHUT_WR);
   }
-  if (had) owner_.wants_input();
 }
 
 void LoopbackStream::fail(const Error& why) {

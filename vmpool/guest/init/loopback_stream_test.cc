@@ -81,6 +81,26 @@ TEST_F(LoopbackStreamTest, EachDirectionEndsByItself) {
   EXPECT_TRUE(conversation.at_end());
 }
 
+// Each is handled before the next one is looked at, not within it.
+TEST_F(LoopbackStreamTest, ThousandsOfTinyPiecesAtOnceAreNoDepth) {
+  identify();
+  listen();
+  Conversation conversation = open();
+  constexpr size_t kPieces = 20'000;
+  v1::Request piece;
+  piece.set_stdin_data("x");
+  const std::string frame = *encode_frame(piece);
+  std::string frames;
+  for (size_t i = 0; i < kPieces; ++i) frames += frame;
+  std::jthread writer([&] { EXPECT_TRUE(write_all(conversation.fd(), std::as_bytes(std::span(frames)))); });
+  size_t taken = 0;
+  while (taken < kPieces) {
+    const auto got = take();
+    ASSERT_TRUE(got && !got->empty()) << taken;
+    taken += got->size();
+  }
+}
+
 TEST_F(LoopbackStreamTest, TheServiceCanEndFirst) {
   identify();
   listen();
