@@ -8,7 +8,6 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "agent/ctl/commands.h"
 #include "agent/ctl/output.h"
@@ -16,6 +15,7 @@
 #include "cri/runtime.pb.h"
 #include "vmpool/base/fd.h"
 #include "vmpool/base/units.h"
+#include "vmpool/pool/process_use.h"
 
 namespace granary::ctl {
 namespace {
@@ -34,9 +34,7 @@ class Pod {
     if (!pool.empty()) (*config_.mutable_annotations())["granary.dev/pool"] = pool;
     config_.set_hostname("overhead");
   }
-  ~Pod() {
-    (void)ask<sandbox::ControllerShutdownResponse>(&Stub::Shutdown, sandbox::ControllerShutdownRequest());
-  }
+  ~Pod() { (void)ask<sandbox::ControllerShutdownResponse>(&Stub::Shutdown, sandbox::ControllerShutdownRequest()); }
   Pod(const Pod&) = delete;
   Pod& operator=(const Pod&) = delete;
 
@@ -73,35 +71,13 @@ struct Process {
   uint64_t bytes = 0;
 };
 
-// Anonymous memory and its share of files; the template, which is there once for all clones, is shared memory (proc(5)).
+// Anonymous memory and its share of files; the template, which is there once for all clones, is shared memory
+// (proc(5)).
 Result<uint64_t> own_bytes(pid_t pid) {
-  const std::string path = "/proc/" + std::to_string(pid) + "/smaps_rollup";
-  std::ifstream file(path);
-  uint64_t kib = 0;
-  bool found = false;
-  for (std::string word; file >> word;) {
-    uint64_t value = 0;
-    if ((word == "Pss_Anon:" || word == "Pss_File:") && file >> value) {
-      kib += value;
-      found = true;
-    }
-  }
-  if (!found) return Error(Errc::kNotSupported, path + " cannot be read: run it as root, in the host's process namespace");
-  return kib * kKiB;
-}
-
-// User and system time, in clock ticks.
-uint64_t ticks(pid_t pid) {
-  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
-  std::string line;
-  std::getline(stat, line);
-  std::istringstream fields(line.substr(std::min(line.rfind(')') + 1, line.size())));
-  std::string skipped;
-  for (int i = 0; i < 11; ++i) fields >> skipped;  // state … cmajflt: fields 3 to 13 (proc(5))
-  uint64_t user = 0;
-  uint64_t system = 0;
-  fields >> user >> system;
-  return user + system;
+  const uint64_t bytes = pool::rollup_bytes(pid, "Pss_Anon") + pool::rollup_bytes(pid, "Pss_File");
+  if (bytes > 0) return bytes;
+  return Error(Errc::kNotSupported, "the memory of process " + std::to_string(pid) +
+                                        " cannot be read: run it as root, in the host's process namespace");
 }
 
 Result<std::string> words_of(pid_t pid) {
@@ -120,9 +96,7 @@ Result<std::vector<Process>> processes_of(const Pod& pod, pid_t vmm) {
   for (std::string word; status >> word;) {
     if (word == "PPid:") status >> parent;
   }
-  const std::string id = std::to_string(parent);
-  std::ifstream children("/proc/" + id + "/task/" + id + "/children");
-  for (pid_t child = 0; children >> child;) {
+  for (const pid_t child : pool::children_of(parent)) {
     const Result<std::string> words = words_of(child);
     if (!words) continue;
     if (words->starts_with("granary-fsd " + of_vm)) all.push_back({"file server", child});
@@ -162,12 +136,12 @@ Result<Overhead> measure(const Globals& globals, const std::string& wanted) {
   ::usleep(kAtRestUs);
   overhead.processes = GRANARY_TRY(processes_of(pod, vmm));
   uint64_t before = 0;
-  for (const Process& process : overhead.processes) before += ticks(process.pid);
+  for (const Process& process : overhead.processes) before += pool::cpu_ticks(process.pid);
   ::usleep(kAtRestUs);
   uint64_t used = 0;
   for (Process& process : overhead.processes) {
     process.bytes = GRANARY_TRY(own_bytes(process.pid));
-    used += ticks(process.pid);
+    used += pool::cpu_ticks(process.pid);
   }
   const auto ticks_a_second = static_cast<uint64_t>(::sysconf(_SC_CLK_TCK));
   overhead.milli_cpu = (used - before) * 1'000'000'000 / (ticks_a_second * kAtRestUs);
@@ -196,8 +170,9 @@ Result<int> print(const Globals& globals, const std::string& pool) {
   for (const Process& process : overhead.processes) table.add({process.what, human_size(process.bytes)});
   table.add({"guest kernel and init, once a clone has written all of it", human_size(overhead.guest_bytes)});
   table.print(std::cout);
-  std::cout << "\n# RuntimeClass of pool " << overhead.pool << ", measured on this node\noverhead:\n  podFixed:\n    memory: "
-            << overhead.mebibytes() << "Mi\n    cpu: " << std::max<uint64_t>(overhead.milli_cpu, 1) << "m" << std::endl;
+  std::cout << "\n# RuntimeClass of pool " << overhead.pool
+            << ", measured on this node\noverhead:\n  podFixed:\n    memory: " << overhead.mebibytes()
+            << "Mi\n    cpu: " << std::max<uint64_t>(overhead.milli_cpu, 1) << "m" << std::endl;
   return 0;
 }
 
@@ -205,8 +180,8 @@ Result<int> print(const Globals& globals, const std::string& pool) {
 
 void define_overhead(CLI::App& app, const Globals& globals, Action& action) {
   const auto pool = std::make_shared<std::string>();
-  CLI::App* command =
-      app.add_subcommand("overhead", "measure what a pod takes beyond its containers, for the RuntimeClass; takes a clone for seconds");
+  CLI::App* command = app.add_subcommand(
+      "overhead", "measure what a pod takes beyond its containers, for the RuntimeClass; takes a clone for seconds");
   command->add_option("--pool", *pool, "of this pool (default: the first)");
   command->callback([=, &globals, &action] { action = [=, &globals] { return print(globals, *pool); }; });
 }

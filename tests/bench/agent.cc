@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "vmpool/pool/process_use.h"
 #include "vmpool/pool/unix_socket.h"
 
 namespace granary::bench {
@@ -108,9 +109,7 @@ pid_t Agent::spawner_pid() const {
 std::vector<pid_t> family_of(pid_t pid) {
   std::vector<pid_t> all = {pid};
   for (size_t at = 0; at < all.size(); ++at) {
-    const std::string id = std::to_string(all[at]);
-    std::ifstream children("/proc/" + id + "/task/" + id + "/children");
-    for (pid_t child = 0; children >> child;) all.push_back(child);
+    for (const pid_t child : pool::children_of(all[at])) all.push_back(child);
   }
   return all;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows about pods under a real containerd, Granary's and runc's in turn on the same one. tests/bench/run names it and its
-// images in the environment: GRANARY_CONTAINERD, GRANARY_PAUSE_IMAGE, GRANARY_BUSYBOX_IMAGE.
+// Rows about pods under a real containerd, Granary's and runc's in turn on the same one. tests/bench/run names it and
+// its images in the environment: GRANARY_CONTAINERD, GRANARY_PAUSE_IMAGE, GRANARY_BUSYBOX_IMAGE.
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
@@ -8,10 +8,10 @@
 
 #include "tests/bench/agent.h"
 #include "tests/bench/rows.h"
-#include "tests/bench/smaps.h"
 #include "tests/cri/cri_client.h"
 #include "tests/e2e/containerd.h"
 #include "vmpool/base/units.h"
+#include "vmpool/pool/process_use.h"
 
 namespace granary::bench {
 namespace {
@@ -63,11 +63,11 @@ class Node {
     node->folder_ = name;
     pool.containerd_events = node->folder_ + "/containerd/containerd.sock.ttrpc";
     node->agent_ = GRANARY_TRY(Agent::start(settings.programs, guest, pool));
-    node->containerd_ = e2e::Containerd::start({.unpacked = setting("GRANARY_CONTAINERD"),
-                                                .directory = node->folder_ + "/containerd",
-                                                .sandbox_socket = node->agent_->socket(),
-                                                .images = {setting("GRANARY_PAUSE_IMAGE"),
-                                                           setting("GRANARY_BUSYBOX_IMAGE")}});
+    node->containerd_ =
+        e2e::Containerd::start({.unpacked = setting("GRANARY_CONTAINERD"),
+                                .directory = node->folder_ + "/containerd",
+                                .sandbox_socket = node->agent_->socket(),
+                                .images = {setting("GRANARY_PAUSE_IMAGE"), setting("GRANARY_BUSYBOX_IMAGE")}});
     if (node->containerd_ == nullptr) return Error(Errc::kPeerGone, "containerd did not come up, see above");
     return node;
   }
@@ -118,7 +118,8 @@ Result<double> end_pod(cri::Client& client, const Pod& pod) {
   const grpc::Status stopped = client.stop_pod(pod.id);
   const double took = milliseconds_since(start);
   if (!stopped.ok()) return from_rpc(stopped, "StopPodSandbox with " + client.handler());
-  if (const grpc::Status removed = client.remove_pod(pod.id); !removed.ok()) return from_rpc(removed, "RemovePodSandbox");
+  if (const grpc::Status removed = client.remove_pod(pod.id); !removed.ok())
+    return from_rpc(removed, "RemovePodSandbox");
   return took;
 }
 
@@ -160,8 +161,8 @@ Result<double> crowd(Node& node, const std::string& handler, unsigned size) {
 }
 
 Result<std::vector<Row>> pods(const Settings& settings) {
-  const auto node = GRANARY_TRY(
-      Node::start(settings, settings.tiny, {.size = kCrowds[1], .max = 2 * kCrowds[1], .memory_mib = 16}));
+  const auto node =
+      GRANARY_TRY(Node::start(settings, settings.tiny, {.size = kCrowds[1], .max = 2 * kCrowds[1], .memory_mib = 16}));
   Pair ready("pod_ready", "tiny", "RunPodSandbox sent -> reply: Ready, on a CNI bridge");
   Pair stop("pod_stop", "tiny", "StopPodSandbox sent -> reply");
   for (unsigned i = 0; i < settings.n; ++i) {
@@ -199,7 +200,8 @@ double pod_processes_mib(const Node& node) {
   uint64_t bytes = 0;
   for (const pid_t pid : family_of(node.agent().spawner_pid())) {
     const Result<std::string> words = read_file("/proc/" + std::to_string(pid) + "/cmdline");
-    if (words && (words->starts_with("granary-fsd") || words->starts_with("containerd-shim"))) bytes += read_pss_bytes(pid);
+    if (words && (words->starts_with("granary-fsd") || words->starts_with("containerd-shim")))
+      bytes += pool::rollup_bytes(pid, "Pss");
   }
   return static_cast<double>(bytes) / static_cast<double>(kMiB);
 }
@@ -250,7 +252,12 @@ Result<std::vector<Row>> containers(const Settings& settings, const Guest& guest
 Result<std::vector<Row>> where_possible(const std::string& name, const std::string& guest,
                                         const std::function<Result<std::vector<Row>>()>& measure) {
   if (!setting("GRANARY_CONTAINERD").empty()) return measure();
-  return std::vector<Row>{{name, guest, "", "", {}, "no containerd: run it through tests/bench/run (make bench)"}};
+  return std::vector<Row>{{name,
+                           guest,
+                           "",
+                           "",
+                           {},
+                           "no containerd: tests/bench/run (make bench) fetches one, and says above why it could not"}};
 }
 
 }  // namespace

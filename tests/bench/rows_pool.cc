@@ -6,12 +6,12 @@
 #include <fstream>
 #include <functional>
 #include <mutex>
-#include <sstream>
 #include <thread>
 
 #include "tests/bench/agent.h"
 #include "tests/bench/rows.h"
 #include "vmpool/base/units.h"
+#include "vmpool/pool/process_use.h"
 
 namespace granary::bench {
 namespace {
@@ -135,18 +135,8 @@ double resident_mib(pid_t pid) {
   return resident * static_cast<double>(::sysconf(_SC_PAGESIZE)) / static_cast<double>(kMiB);
 }
 
-// User and system time of a process, in seconds.
 double cpu_seconds(pid_t pid) {
-  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
-  std::string line;
-  std::getline(stat, line);
-  std::istringstream fields(line.substr(line.rfind(')') + 1));
-  std::string skipped;
-  for (int i = 0; i < 11; ++i) fields >> skipped;  // state … cmajflt: fields 3 to 13 (proc(5))
-  double user = 0;
-  double system = 0;
-  fields >> user >> system;
-  return (user + system) / static_cast<double>(::sysconf(_SC_CLK_TCK));
+  return static_cast<double>(pool::cpu_ticks(pid)) / static_cast<double>(::sysconf(_SC_CLK_TCK));
 }
 
 double cpu_seconds_of_all(const Agent& agent) {

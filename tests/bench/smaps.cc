@@ -74,13 +74,4 @@ Result<VmmMemory> read_vmm_memory(int32_t pid, uint64_t memory_bytes) {
   return parse_smaps(text, memory_bytes);
 }
 
-uint64_t read_pss_bytes(int32_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/smaps_rollup");
-  for (std::string word; file >> word;) {
-    uint64_t kib = 0;
-    if (word == "Pss:" && file >> kib) return kib * 1024;
-  }
-  return 0;
-}
-
 }  // namespace granary::bench

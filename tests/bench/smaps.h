@@ -23,7 +23,4 @@ struct VmmMemory {
 Result<VmmMemory> parse_smaps(std::string_view smaps, uint64_t memory_bytes);
 Result<VmmMemory> read_vmm_memory(int32_t pid, uint64_t memory_bytes);
 
-// Of a whole process, from /proc/PID/smaps_rollup; 0 for one that has ended.
-uint64_t read_pss_bytes(int32_t pid);
-
 }  // namespace granary::bench

@@ -16,6 +16,7 @@
 #include <iostream>
 #include <sstream>
 
+#include "vmpool/pool/process_use.h"
 #include "vmpool/pool/unix_socket.h"
 
 namespace granary::soak {
@@ -163,13 +164,7 @@ pid_t Target::spawner() const {
   return listener.pid;
 }
 
-std::vector<pid_t> Target::vmms() const {
-  const pid_t parent = spawner();
-  std::ifstream children("/proc/" + std::to_string(parent) + "/task/" + std::to_string(parent) + "/children");
-  std::vector<pid_t> pids;
-  for (pid_t pid = 0; children >> pid;) pids.push_back(pid);
-  return pids;
-}
+std::vector<pid_t> Target::vmms() const { return pool::children_of(spawner()); }
 
 std::string Target::log_tail() const {
   std::ostringstream text;

@@ -2,9 +2,12 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include <algorithm>
 #include <csignal>
+#include <set>
 #include <thread>
 
 #include "vmpool/guest/guest.pb.h"
@@ -97,6 +100,28 @@ TEST_F(ClientsTest, MoreVmsThanFitIntoOneMessageAreAllListed) {
   EXPECT_EQ(std::ranges::count(*all, 1U, &control::VmRecord::alive), 1);
   EXPECT_EQ(all->back().vm_id, live->vm.value);
   EXPECT_TRUE(bench.spawner().kill(live->vm));
+}
+
+TEST_F(ClientsTest, MoreShimsThanFitIntoOneMessageAreAllListed) {
+  const pid_t process = ::fork();
+  if (process == 0) {
+    ::pause();
+    ::_exit(0);
+  }
+  const size_t more_than_fit = control::ShimList{}.shims.size() + 2;
+  for (size_t i = 0; i < more_than_fit; ++i) {
+    Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, process, 0)));
+    const Status taken = bench.spawner().take_shim({"s" + std::to_string(i), process, std::move(pidfd)});
+    ASSERT_TRUE(taken) << taken.error().message();
+  }
+  const auto all = bench.spawner().list_shims();
+  ASSERT_TRUE(all) << all.error().message();
+  std::set<std::string> ids;
+  for (const control::ShimRecord& record : *all) ids.insert(control::text_of(record.shim.sandbox_id));
+  EXPECT_EQ(all->size(), more_than_fit);
+  EXPECT_EQ(ids.size(), more_than_fit);
+  EXPECT_TRUE(bench.spawner().stop_shim("s0"));
+  ::waitpid(process, nullptr, 0);
 }
 
 TEST_F(ClientsTest, RequestsFailOnceTheSpawnerHasGone) {

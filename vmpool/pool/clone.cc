@@ -7,12 +7,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <csignal>
 #include <thread>
 
 #include "vmpool/base/fault.h"
 #include "vmpool/fs/export_client.h"
+#include "vmpool/pool/process_use.h"
 #include "vmpool/pool/unix_socket.h"
 
 namespace granary::pool {
@@ -206,7 +206,8 @@ std::vector<std::string> Clone::destroy() {
 
 Status Clone::kill_vm() {
   // Before its name goes: a spawner that took the VM over knows nothing of its file server.
-  const Result<Fd> shares = connect_unix(fs::export_socket_beside(vm_.socket_path), SOCK_SEQPACKET, SteadyClock::now() + kKillLimit);
+  const Result<Fd> shares =
+      connect_unix(fs::export_socket_beside(vm_.socket_path), SOCK_SEQPACKET, SteadyClock::now() + kKillLimit);
   GRANARY_TRY(kill_vmm());
   return await_end_of_shares(shares);
 }
@@ -281,16 +282,7 @@ uint64_t Clone::measure() {
   return bytes;
 }
 
-uint64_t Clone::memory_bytes() const {
-  const Result<std::string> rollup = read_file("/proc/" + std::to_string(vm_.pid) + "/smaps_rollup");
-  if (!rollup) return 0;
-  const size_t line = rollup->find("\nPss:");
-  if (line == std::string::npos) return 0;
-  const size_t digits = rollup->find_first_of("0123456789", line);
-  uint64_t kib = 0;
-  if (digits != std::string::npos) std::from_chars(rollup->data() + digits, rollup->data() + rollup->size(), kib);
-  return kib * kKiB;
-}
+uint64_t Clone::memory_bytes() const { return rollup_bytes(vm_.pid, "Pss"); }
 
 // smaps_rollup would cost milliseconds of a large clone; statm is counters.
 uint64_t Clone::own_memory_bytes() const {
