@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include <future>
+#include <system_error>
 
 #include "agent/log_text.h"
 #include "agent/network_message.h"
@@ -36,9 +37,15 @@ void forward(const Fd& netns, const std::string& path) {
     spdlog::warn("no port-forward error=\"{}\"", log_value(done.error().message()));
 }
 
-// Both wait for the kernel: at the same time.
+// Both wait for the kernel: at the same time, where there can be a thread for that.
 Status restore(const Fd& netns, const std::string& path) {
-  auto undone = std::async(std::launch::async, [&] { return netplumb::undo_loopback_redirect(netns.get(), path); });
+  const auto undo = [&] { return netplumb::undo_loopback_redirect(netns.get(), path); };
+  std::future<Result<bool>> undone;
+  try {
+    undone = std::async(std::launch::async, undo);
+  } catch (const std::system_error&) {
+    undone = std::async(std::launch::deferred, undo);
+  }
   const Status detached = netplumb::detach(netns.get(), path);
   GRANARY_TRY(undone.get());
   return detached;

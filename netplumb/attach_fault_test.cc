@@ -240,7 +240,7 @@ TEST_F(VanishingTest, AnInterfaceThatVanishesMidwayIsNamedAndLeavesNothing) {
     ASSERT_TRUE(detach(pod_.fd(), pod_.path()));
     ASSERT_EQ(pod_.output("ls /sys/class/net"), "lo\n");
   }
-  std::printf("%zu of 40 attaches were refused\n", refusals);
+  EXPECT_GT(refusals, 0U) << "none was under way";
 }
 
 TEST(NetnsTest, OneThatVanishesMidwayTakesAllOfItAlong) {

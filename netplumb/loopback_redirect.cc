@@ -34,11 +34,9 @@ Result<bool> undo_loopback_redirect(int netns, const std::string& netns_name) {
     const Result<std::unique_ptr<Nft>> opened = Nft::open();
     if (!opened && opened.error().is_errno(EPROTONOSUPPORT)) return ok();  // a kernel without: nothing can be there
     if (!opened) return opened.error();
-    const std::unique_ptr<Nft>& nft = *opened;
-    was_there = nft->list("list table inet granary-loopback").has_value();
-    if (!was_there) return ok();
-    return nft->run("delete table inet granary-loopback",
-                    "network namespace " + netns_name + ": end the redirection of loopback");
+    was_there = GRANARY_TRY((*opened)->remove_table(
+        "inet granary-loopback", "network namespace " + netns_name + ": end the redirection of loopback"));
+    return ok();
   }));
   return was_there;
 }

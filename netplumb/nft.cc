@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "netplumb/policy.h"
@@ -24,6 +25,12 @@ std::string words_of(const char* errors) {
   return start == std::string::npos ? text : text.substr(start + 7);
 }
 
+// Of the whole process: the library promises nothing about contexts on several threads.
+std::mutex& library_mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Nft>> Nft::open() {
@@ -31,6 +38,7 @@ Result<std::unique_ptr<Nft>> Nft::open() {
   const Fd first(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER));
   if (!first.valid())
     return Error::last_os_error("nf_tables: open a netlink socket (kernel modules nfnetlink, nf_tables)");
+  const std::lock_guard lock(library_mutex());
   nft_ctx* const context = ::nft_ctx_new(NFT_CTX_DEFAULT);
   if (context == nullptr) return Error::from_errno(ENOMEM, "nf_tables: start libnftables");
   ::nft_ctx_output_set_flags(context, NFT_CTX_OUTPUT_JSON);
@@ -39,7 +47,10 @@ Result<std::unique_ptr<Nft>> Nft::open() {
   return std::unique_ptr<Nft>(new Nft(context));
 }
 
-Nft::~Nft() { ::nft_ctx_free(context_); }
+Nft::~Nft() {
+  const std::lock_guard lock(library_mutex());
+  ::nft_ctx_free(context_);
+}
 
 bool Nft::run_locked(const std::string& text) {
   const uint32_t flags = ::nft_ctx_output_get_flags(context_);
@@ -53,7 +64,7 @@ Status Nft::run(const std::string& text, const std::string& what) {
   if (text.empty()) return ok();
   std::string words;
   {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(library_mutex());
     if (run_locked(text)) {
       (void)::nft_ctx_get_output_buffer(context_);  // empties it
       return ok();
@@ -68,8 +79,18 @@ Status Nft::run(const std::string& text, const std::string& what) {
   return Error::from_errno(EIO, what + ": nf_tables: " + words);
 }
 
+Result<bool> Nft::remove_table(const std::string& table, const std::string& what) {
+  const std::lock_guard lock(library_mutex());
+  const bool removed = run_locked("delete table " + table);
+  (void)::nft_ctx_get_output_buffer(context_);
+  const std::string words = words_of(::nft_ctx_get_error_buffer(context_));
+  if (removed) return true;
+  if (words.find(std::strerror(ENOENT)) != std::string::npos) return false;
+  return Error::from_errno(EIO, what + ": nf_tables: " + words);
+}
+
 bool Nft::would_run(const std::string& text) {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(library_mutex());
   ::nft_ctx_set_dry_run(context_, true);
   const bool would = run_locked(text);
   ::nft_ctx_set_dry_run(context_, false);
@@ -79,7 +100,7 @@ bool Nft::would_run(const std::string& text) {
 }
 
 std::optional<std::string> Nft::list(const std::string& text) {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(library_mutex());
   const bool done = run_locked(text);
   std::string answer = ::nft_ctx_get_output_buffer(context_);
   (void)::nft_ctx_get_error_buffer(context_);

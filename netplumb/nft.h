@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
@@ -30,13 +29,14 @@ class Nft {
   Status run(const std::string& text, const std::string& what);
   // Whether the kernel would take it; nothing is changed.
   bool would_run(const std::string& text);
+  // False: there was no such table ("inet granary").
+  Result<bool> remove_table(const std::string& table, const std::string& what);
   // The answer to a "list …" command, as JSON (libnftables-json(5)); nothing when there is no such thing.
   std::optional<std::string> list(const std::string& text);
 
  private:
   explicit Nft(nft_ctx* context) : context_(context) {}
   bool run_locked(const std::string& text);
-  std::mutex mutex_;
   nft_ctx* context_;
 };
 
