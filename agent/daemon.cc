@@ -129,7 +129,8 @@ SandboxBackend sandbox_backend(PoolSet& pools, Shims& shims, const Cgroups* grou
           .prepare_guest = [](const pool::CloneInfo& clone, const guest::v1::Pod& pod) -> Status {
             return pool::set_pod(clone.socket_path, pod, std::chrono::steady_clock::now() + kGuestLimit);
           },
-          .start_shim = [&shims](const std::string& sandbox, const auto& clone, const std::string& netns) { return shims.start(sandbox, clone, netns); },
+          .start_shim = [&shims](const std::string& sandbox, const auto& clone,
+                                 const std::string& netns) { return shims.start(sandbox, clone, netns); },
           .stop_shim = [&shims](const std::string& sandbox) { return shims.stop(sandbox); },
           .task_address = [&shims](const std::string& sandbox) { return shims.address(sandbox); },
           .has_unlimited_memory = [groups](const auto& parent) { return has_unlimited_memory(groups, parent); },
@@ -317,8 +318,10 @@ struct Ending {
   EventFd stop;
 };
 
+// `door`: closed before the pools end, so that no shim is told that a clone is gone which runs on; it asks the next
+// agent.
 void serve_until_signal(PoolSet& pools, PoolService& service, ApiServer& server, const Ending& ending, Reload& reload,
-                        std::unique_ptr<ConfigWatch> watch) {
+                        std::unique_ptr<ConfigWatch> watch, std::unique_ptr<ShimDoor> door) {
   wait_for_signal(ending.signals, ending.stop);
   server.set_not_serving();
   service.drain();
@@ -331,6 +334,7 @@ void serve_until_signal(PoolSet& pools, PoolService& service, ApiServer& server,
     if (!all) spdlog::warn("ending Hold calls that are still running");
     ending.stop.signal();
   }
+  door.reset();
   pools.finish("the agent ends");
   service.end();
   server.shutdown();
@@ -400,7 +404,7 @@ Status serve(const DaemonOptions& options, const Host& host) {
     const std::unique_ptr<MetricsServer> metrics_server =
         GRANARY_TRY(serve_metrics(config, metrics, [&] { return snapshot(*pools, *journal, events); }));
     const std::unique_ptr<ShimWatch> watch_of_shims = GRANARY_TRY(watch_own_shims(config, found, *pools));
-    const std::unique_ptr<ShimDoor> door =
+    std::unique_ptr<ShimDoor> door =
         GRANARY_TRY(ShimDoor::open(config.shim_door_path(), door_to(*pools, *watch_of_shims, groups.get())));
     const std::unique_ptr<ApiServer> server =
         GRANARY_TRY(ApiServer::start(config.socket_path(), {&service, &sandboxes}));
@@ -410,7 +414,7 @@ Status serve(const DaemonOptions& options, const Host& host) {
         options.source, *pools, [&host](Config newer) { return adapt(std::move(newer), host); }, config);
     auto watch =
         GRANARY_TRY(ConfigWatch::start(options.source.path(), [&reload](bool asked) { reload.reload(asked); }));
-    serve_until_signal(*pools, service, *server, ending, reload, std::move(watch));
+    serve_until_signal(*pools, service, *server, ending, reload, std::move(watch), std::move(door));
   }
   const size_t left = journal->clones().size();
   if (left == 0) {

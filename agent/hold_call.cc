@@ -13,11 +13,11 @@ namespace granary::agent {
 // runs the reactions to them on other threads, never from within.
 class HoldCall final : public grpc::ServerWriteReactor<v1::AcquireResponse> {
  public:
-  HoldCall(HoldTable& table, PoolSet& pools, PoolSet::Wish wish)
+  HoldCall(HoldTable& table, PoolSet& pools, Result<PoolSet::Wish> wish)
       : table_(table), pools_(pools), wish_(std::move(wish)) {}
 
   void acquire() {
-    const auto lease = pools_.acquire_new(wish_);
+    const Result<Lease> lease = wish_ ? pools_.acquire_new(*wish_) : wish_.error();
     if (!hand_over(lease)) give_back();
   }
 
@@ -76,7 +76,7 @@ class HoldCall final : public grpc::ServerWriteReactor<v1::AcquireResponse> {
 
   HoldTable& table_;
   PoolSet& pools_;
-  const PoolSet::Wish wish_;
+  const Result<PoolSet::Wish> wish_;
   std::mutex mutex_;
   std::string clone_id_;  // empty: none yet
   bool cancelled_ = false;
@@ -84,7 +84,7 @@ class HoldCall final : public grpc::ServerWriteReactor<v1::AcquireResponse> {
   v1::AcquireResponse response_;
 };
 
-grpc::ServerWriteReactor<v1::AcquireResponse>* HoldTable::start(PoolSet& pools, PoolSet::Wish wish) {
+grpc::ServerWriteReactor<v1::AcquireResponse>* HoldTable::start(PoolSet& pools, Result<PoolSet::Wish> wish) {
   const auto call = std::make_shared<HoldCall>(*this, pools, std::move(wish));
   {
     const std::lock_guard lock(mutex_);

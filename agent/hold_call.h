@@ -19,8 +19,9 @@ class HoldCall;
 // The Hold calls in progress: leases that end with their connection. Thread-safe.
 class HoldTable {
  public:
-  // Starts the call; gRPC owns the reactor, and the table until it is done.
-  grpc::ServerWriteReactor<v1::AcquireResponse>* start(PoolSet& pools, PoolSet::Wish wish);
+  // Starts the call, which fails with the error of a wish that is none; gRPC owns the reactor, and the table until it
+  // is done.
+  grpc::ServerWriteReactor<v1::AcquireResponse>* start(PoolSet& pools, Result<PoolSet::Wish> wish);
   // Ends the call that holds this clone, if any, with an error that says why the clone is gone.
   void end(const std::string& clone_id, const Error& error);
   // Ends every call.

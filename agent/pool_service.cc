@@ -7,6 +7,7 @@
 
 #include "agent/convert.h"
 #include "agent/log_text.h"
+#include "agent/shim/own_names.h"
 #include "grpc-api/status.h"
 #include "vmpool/pool/guest_client.h"
 
@@ -27,17 +28,29 @@ pool::SteadyTime deadline_of(std::chrono::system_clock::time_point rpc_deadline,
   return steady_clock::now() + wait;
 }
 
-PoolSet::Wish to_wish(const v1::AcquireRequest& request, std::chrono::system_clock::time_point rpc_deadline) {
-  return {.pool = request.pool(),
-          .owner_id = request.owner_id(),
-          .hostname = request.hostname(),
-          .deadline = deadline_of(rpc_deadline, request.wait_ms()),
-          .disks = to_wishes(request.disks()),
-          .cgroup_parent = request.cgroup_parent(),
-          .netns = request.netns(),
-          .net = to_net_wish(request),
-          .needs = to_needs(request.limits()),
-          .shares = request.shares()};
+// The leases of pods say by their owner whose they are, and end with that.
+granary::Status check_owner(const std::string& owner_id) {
+  for (const std::string_view prefix : {std::string_view("cri/"), shim::kOwnerPrefix}) {
+    if (owner_id.starts_with(prefix)) {
+      return Error(Errc::kInvalidArgument, "owner \"" + one_line(owner_id.substr(0, 80)) +
+                                               "\": names that begin with " + std::string(prefix) + " are pods'");
+    }
+  }
+  return ok();
+}
+
+Result<PoolSet::Wish> to_wish(const v1::AcquireRequest& request, std::chrono::system_clock::time_point rpc_deadline) {
+  GRANARY_TRY(check_owner(request.owner_id()));
+  return PoolSet::Wish{.pool = request.pool(),
+                       .owner_id = request.owner_id(),
+                       .hostname = request.hostname(),
+                       .deadline = deadline_of(rpc_deadline, request.wait_ms()),
+                       .disks = to_wishes(request.disks()),
+                       .cgroup_parent = request.cgroup_parent(),
+                       .netns = request.netns(),
+                       .net = to_net_wish(request),
+                       .needs = to_needs(request.limits()),
+                       .shares = request.shares()};
 }
 
 int64_t unix_seconds() {
@@ -71,7 +84,9 @@ void PoolService::end() {
 
 grpc::Status PoolService::Acquire(grpc::ServerContext* context, const v1::AcquireRequest* request,
                                   v1::AcquireResponse* response) {
-  const auto lease = pools_.acquire(to_wish(*request, context->deadline()));
+  const auto wish = to_wish(*request, context->deadline());
+  if (!wish) return answer("Acquire", wish.error());
+  const auto lease = pools_.acquire(*wish);
   if (!lease) return answer("Acquire", lease.error());
   *response->mutable_clone() = to_message(*lease);
   return grpc::Status::OK;
@@ -79,10 +94,10 @@ grpc::Status PoolService::Acquire(grpc::ServerContext* context, const v1::Acquir
 
 grpc::ServerWriteReactor<v1::AcquireResponse>* PoolService::Hold(grpc::CallbackServerContext* context,
                                                                  const v1::AcquireRequest* request) {
-  PoolSet::Wish wish = to_wish(*request, context->deadline());
-  if (wish.owner_id.empty()) {
+  auto wish = to_wish(*request, context->deadline());
+  if (wish && wish->owner_id.empty()) {
     const auto uuid = pool::random_uuid();
-    if (uuid) wish.owner_id = "hold-" + pool::to_text(*uuid);
+    if (uuid) wish->owner_id = "hold-" + pool::to_text(*uuid);
   }
   return holds_.start(pools_, std::move(wish));
 }

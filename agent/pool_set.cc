@@ -8,6 +8,7 @@
 
 #include "agent/cgroup_path.h"
 #include "agent/log_text.h"
+#include "agent/shim_watch.h"
 #include "vmpool/base/fault.h"
 
 namespace granary::agent {
@@ -453,6 +454,8 @@ Result<AuditSample> PoolSet::sample() const {
     sample.others = resources_.own_network->differences(held);
   }
   for (std::string& line : resources_.shims.differences(sample.leases)) sample.others.push_back(std::move(line));
+  for (std::string& line : own_shim_differences(resources_.run_dir, sample.leases))
+    sample.others.push_back(std::move(line));
   if (resources_.groups == nullptr) return sample;
   sample.groups = resources_.groups->own_groups();
   if (!sample.groups) return sample;

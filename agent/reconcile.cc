@@ -43,7 +43,8 @@ bool is_vmm_of(const JournalClone& clone, bool has_groups) {
   return !has_groups || (group && group->find(clone.id) != std::string::npos);
 }
 
-// A VMM ends with its spawner when no agent is there, unless it was stopped or its thread is stuck. True: there was one.
+// A VMM ends with its spawner when no agent is there, unless it was stopped or its thread is stuck. True: there was
+// one.
 Result<bool> end_unwatched_vmm(const JournalClone& clone, bool has_groups) {
   if (clone.pid <= 0) return false;
   const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, clone.pid, 0)));
@@ -111,14 +112,17 @@ class Reconciler {
     if (!ended) {
       result_.leaks.push_back("clone " + clone.id + ": " + ended.error().message());
       unended_.insert(clone.vm);
-      if (clone.lease) kept_namespaces_.insert(clone.lease->netns);
     }
     if (ended && *ended) ++result_.orphans_ended;
   }
 
   // Out of the journal once nothing is left of it.
   void settle(const JournalClone& clone) {
-    if (kept_groups_.contains(clone.group) || unended_.contains(clone.vm)) return;
+    if (unended_.contains(clone.vm)) {
+      if (clone.lease) kept_namespaces_.insert(clone.lease->netns);  // it has the taps
+      return;
+    }
+    if (kept_groups_.contains(clone.group)) return;
     const bool moved = !clone.owners_group.empty();
     if ((!moved || remove_group(clone.owners_group)) && remove_group(clone.group)) (void)journal_.gone(clone.id);
   }

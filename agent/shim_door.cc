@@ -17,7 +17,8 @@ namespace granary::agent {
 namespace {
 
 constexpr const char* kService = "granary.v1.Pool";
-constexpr int kMostBusy = 256;  // most of them wait for a clone
+constexpr size_t kMostConnections = 8192;  // each pod's shim has one or two for its life
+constexpr int kMostWaiting = 256;          // for a clone, each on a thread
 // As the sandbox controller: a pool that stays empty this long is worth telling.
 constexpr std::chrono::milliseconds kLongestWait{30'000};
 
@@ -37,7 +38,8 @@ Result<std::unique_ptr<ShimDoor>> ShimDoor::open(const std::string& socket_path,
   ShimDoor* self = door.get();
   self->server_ = GRANARY_TRY(ttrpc::Server::create(
       *self->loop_, std::move(listener),
-      [self](ttrpc::Call call, ttrpc::Answer answer) { self->handle(std::move(call), std::move(answer)); }));
+      [self](ttrpc::Call call, ttrpc::Answer answer) { self->handle(std::move(call), std::move(answer)); },
+      kMostConnections));
   self->thread_ = std::jthread([self] { (void)self->loop_->run(); });
   return door;
 }
@@ -63,6 +65,9 @@ void ShimDoor::handle(ttrpc::Call call, ttrpc::Answer answer) {
                     std::move(answer));
   }
   if (const auto method = kMethods.find(call.method); call.service == kService && method != kMethods.end()) {
+    if (call.method == "Acquire" && waiting_ >= kMostWaiting) {
+      return answer(shim::rpc_error(shim::Rpc::kResourceExhausted, "too many pods wait for a clone"));
+    }
     return do_aside([this, payload = std::move(call.payload), what = method->second] { return (this->*what)(payload); },
                     std::move(answer));
   }
@@ -73,7 +78,6 @@ void ShimDoor::handle(ttrpc::Call call, ttrpc::Answer answer) {
 void ShimDoor::do_aside(std::function<Result<std::string>()> work, ttrpc::Answer answer) {
   {
     const std::lock_guard lock(mutex_);
-    if (busy_ >= kMostBusy) return answer(shim::rpc_error(shim::Rpc::kResourceExhausted, "the agent is busy"));
     ++busy_;
   }
   std::thread([this, work = std::move(work), answer = std::move(answer)] {
@@ -110,6 +114,11 @@ Result<std::string> ShimDoor::acquire(const std::string& payload) {
   if (request.disks_size() > 0 || request.has_own_network()) {
     return Error(Errc::kInvalidArgument, "a pod's clone has neither disks nor own_network from the start");
   }
+  struct Waiting {
+    explicit Waiting(std::atomic<int>& of) : count(of) { ++count; }
+    ~Waiting() { --count; }
+    std::atomic<int>& count;
+  } const waiting(waiting_);
   const std::chrono::milliseconds wait(std::clamp(request.wait_ms(), int64_t{1}, kLongestWait.count()));
   const Lease lease = GRANARY_TRY(pools_.acquire({.pool = request.pool(),
                                                   .owner_id = request.owner_id(),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -13,10 +14,11 @@
 
 namespace granary::agent {
 
-// Where shims ask the agent: the methods of granary.v1.Pool that they need (Attach, Detach, and for those that take their pod
-// themselves Acquire and Release), over ttrpc, which a shim speaks anyway. gRPC would cost every pod more memory than all the rest of its shim; and here a disk's open file comes
-// with the call (SCM_RIGHTS), opened in the host's mount namespace, which the agent's container does not have. Same
-// messages, same meaning as on the API's socket; peers are checked the same way.
+// Where shims ask the agent: the methods of granary.v1.Pool that they need (Attach, Detach, and for those that take
+// their pod themselves Acquire and Release), over ttrpc, which a shim speaks anyway. gRPC would cost every pod more
+// memory than all the rest of its shim; and here a disk's open file comes with the call (SCM_RIGHTS), opened in the
+// host's mount namespace, which the agent's container does not have. Same messages, same meaning as on the API's
+// socket; peers are checked the same way.
 class ShimDoor {
  public:
   // PoolSet's. Called on threads of their own, several at once.
@@ -50,6 +52,7 @@ class ShimDoor {
   std::unique_ptr<ttrpc::Server> server_;
   std::mutex mutex_;
   std::condition_variable idle_;
+  std::atomic<int> waiting_ = 0;  // calls that wait for a clone
   int busy_ = 0;  // calls that are being done, each on a thread of its own: a VMM that hangs holds up its own pod alone
   std::jthread thread_;
 };

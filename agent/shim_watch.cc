@@ -5,11 +5,21 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include "agent/log_text.h"
 #include "agent/shim/own_names.h"
 #include "agent/shim/ttrpc_client.h"
 
 namespace granary::agent {
+namespace {
+
+// A path that is none has no listener either.
+bool nobody_listens(const Error& error) {
+  return error.is_errno(ENOENT) || error.is_errno(ECONNREFUSED) || error.is(Errc::kInvalidArgument);
+}
+
+}  // namespace
 
 Result<std::unique_ptr<ShimWatch>> ShimWatch::start(std::string run_dir,
                                                     std::function<void(const std::string& sandbox_id)> ended) {
@@ -39,21 +49,50 @@ void ShimWatch::connect(const std::string& sandbox_id) {
   Result<Shim> found = shim();
   if (found) {
     shims_.emplace(sandbox_id, *std::move(found));
-  } else if (found.error().is_errno(ENOENT) || found.error().is_errno(ECONNREFUSED)) {
-    ended_(sandbox_id);
+  } else if (nobody_listens(found.error())) {
+    ended(sandbox_id);
   } else {
     // Its queue is full, or this process has no descriptor left: that says nothing about the shim.
     spdlog::warn("shim cannot be watched yet sandbox={} error=\"{}\"", sandbox_id, log_value(found.error().message()));
-    loop_->call_at(EventLoop::Clock::now() + kRetry, [this, sandbox_id] { connect(sandbox_id); });
+    later(sandbox_id);
   }
 }
 
-// A shim says nothing to who asks nothing: what comes is its end.
+void ShimWatch::later(const std::string& sandbox_id) {
+  loop_->call_at(EventLoop::Clock::now() + kRetry, [this, sandbox_id] { connect(sandbox_id); });
+}
+
+// It has ended, unless it only turned a client away: then its socket still answers.
 void ShimWatch::gone(const std::string& sandbox_id) {
   const auto found = shims_.find(sandbox_id);
   loop_->remove(found->second.token);
   shims_.erase(found);
+  const Result<Fd> again = ttrpc::connect_unix(shim::own_shim_socket(run_dir_, sandbox_id));
+  if (!again && nobody_listens(again.error())) return ended(sandbox_id);
+  later(sandbox_id);
+}
+
+void ShimWatch::ended(const std::string& sandbox_id) {
+  ::unlink(shim::own_shim_socket(run_dir_, sandbox_id).c_str());
   ended_(sandbox_id);
+}
+
+std::vector<std::string> own_shim_differences(const std::string& run_dir, const std::vector<Lease>& leases) {
+  std::vector<std::string> found;
+  for (const Lease& lease : leases) {
+    const std::string sandbox_id = shim::sandbox_of_owner(lease.owner_id);
+    if (sandbox_id.empty()) continue;
+    const Result<Fd> shim = ttrpc::connect_unix(shim::own_shim_socket(run_dir, sandbox_id));
+    if (!shim && nobody_listens(shim.error())) found.push_back("sandbox " + sandbox_id + ": its shim does not run");
+  }
+  std::error_code code;
+  for (std::filesystem::directory_iterator entry(shim::own_shims_folder(run_dir), code), end; !code && entry != end;
+       entry.increment(code)) {
+    const Result<Fd> shim = ttrpc::connect_unix(entry->path());
+    if (!shim && shim.error().is_errno(ECONNREFUSED))
+      found.push_back("socket " + entry->path().native() + " belongs to no shim");
+  }
+  return found;
 }
 
 }  // namespace granary::agent

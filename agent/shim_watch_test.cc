@@ -62,5 +62,40 @@ TEST_F(ShimWatchTest, OneThatLeftItsSocketHasEnded) {
   EXPECT_EQ(ended(), "s3");
 }
 
+TEST_F(ShimWatchTest, OneThatTurnsItsClientAwayHasNotEnded) {
+  Fd listener = *ttrpc::listen_unix(shim::own_shim_socket(run_dir_, "s4"));
+  watch_->watch("s4");
+  pollfd waiting{.fd = listener.get(), .events = POLLIN, .revents = 0};
+  ASSERT_EQ(::poll(&waiting, 1, 20'000), 1);
+  Fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC)).reset();
+  // It comes again; nobody was told of an end.
+  while (::poll(&waiting, 1, 20'000) == 1) {
+    Fd again(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    pollfd stays{.fd = again.get(), .events = POLLIN | POLLRDHUP, .revents = 0};
+    if (::poll(&stays, 1, 100) == 1) continue;  // the look whether it listens
+    auto result = ended_.get_future();
+    EXPECT_EQ(result.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
+    listener.reset();
+    again.reset();
+    EXPECT_EQ(result.wait_for(kLimit), std::future_status::ready);
+    return;
+  }
+  FAIL() << "it was not watched again";
+}
+
+TEST_F(ShimWatchTest, TheAuditSeesLostShimsAndTheirSockets) {
+  Lease lease{.owner_id = "shim/s5", .pool = "p", .clone = {}};
+  EXPECT_EQ(own_shim_differences(run_dir_, {lease}).size(), 1U);
+  {
+    const Fd listener = *ttrpc::listen_unix(shim::own_shim_socket(run_dir_, "s5"));
+    EXPECT_TRUE(own_shim_differences(run_dir_, {lease}).empty());
+  }
+  EXPECT_EQ(own_shim_differences(run_dir_, {lease}).size(), 2U);
+  EXPECT_EQ(own_shim_differences(run_dir_, {}).size(), 1U);
+  watch_->watch("s5");
+  EXPECT_EQ(ended(), "s5");
+  EXPECT_TRUE(own_shim_differences(run_dir_, {}).empty());
+}
+
 }  // namespace
 }  // namespace granary::agent

@@ -148,6 +148,16 @@ TEST_F(AgentGrpcTest, AcquireRefusals) {
   EXPECT_THAT(acquire_with(request),
               testing::AnyOf(grpc::StatusCode::FAILED_PRECONDITION, grpc::StatusCode::UNIMPLEMENTED));
   request.set_cgroup_parent("");
+  for (const char* pods_owner : {"cri/a-pod", "shim/k8s.io/a-pod"}) {
+    request.set_owner_id(pods_owner);
+    EXPECT_EQ(acquire_with(request), grpc::StatusCode::INVALID_ARGUMENT);
+    grpc::ClientContext context;
+    const auto stream = stub_->Hold(&context, request);
+    v1::AcquireResponse none;
+    EXPECT_FALSE(stream->Read(&none));
+    EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  }
+  request.set_owner_id("me");
   request.add_disks()->set_path("relative.img");
   EXPECT_EQ(acquire_with(request), grpc::StatusCode::INVALID_ARGUMENT);
   request.mutable_disks(0)->set_path("/nonexistent.img");
