@@ -3,12 +3,11 @@
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
-#include <cstring>
 
+#include "agent/shim/ttrpc_client.h"
 #include "vmpool/base/machine_layout.h"
 
 namespace granary::shim {
@@ -16,26 +15,15 @@ namespace {
 
 constexpr size_t kLongestGreeting = 16;  // "OK " and a 32-bit number
 
-Result<Fd> connect_to(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-    return Error(Errc::kInvalidArgument, "the guest's socket \"" + path + "\"");
-  }
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!socket.valid()) return Error::last_os_error("socket");
-  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    return Error(Errc::kPeerGone, "connect to the guest at " + path + " (" + std::strerror(errno) + ")");
-  }
-  return socket;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<GuestConversation>> GuestConversation::open(EventLoop& loop, const std::string& socket_path,
                                                                    Handlers handlers, size_t most_reply_bytes) {
-  Fd socket = GRANARY_TRY(connect_to(socket_path));
+  Result<Fd> connected = ttrpc::connect_unix(socket_path);
+  if (!connected && !connected.error().is(Errc::kInvalidArgument)) {
+    return Error(Errc::kPeerGone, "the guest: " + connected.error().message());
+  }
+  Fd socket = GRANARY_TRY(std::move(connected));
   std::unique_ptr<GuestConversation> made(
       new GuestConversation(loop, std::move(socket), std::move(handlers), most_reply_bytes));
   GuestConversation* self = made.get();

@@ -11,11 +11,21 @@ namespace granary::shim {
 inline constexpr const char* kDefaultRunDir = "/run/granary";
 inline constexpr std::string_view kOwnerPrefix = "shim/";
 
+inline constexpr size_t kMaxIdBytes = 128;
+// 1 to 128 of a-z A-Z 0-9 _ . -, and no dots alone: safe as a part of a path.
+inline bool is_id(const std::string& text) {
+  constexpr std::string_view kCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-";
+  return !text.empty() && text.size() <= kMaxIdBytes && text.find_first_not_of(kCharacters) == std::string::npos &&
+         text.find_first_not_of('.') != std::string::npos;
+}
+
 // Who holds the clone of such a pod.
 inline std::string owner_of_sandbox(const std::string& sandbox_id) { return std::string(kOwnerPrefix) + sandbox_id; }
-// Empty: the owner is none.
+// Empty: the owner is none, or what it names could not be a file's name.
 inline std::string sandbox_of_owner(const std::string& owner_id) {
-  return owner_id.starts_with(kOwnerPrefix) ? owner_id.substr(kOwnerPrefix.size()) : "";
+  if (!owner_id.starts_with(kOwnerPrefix)) return "";
+  const std::string sandbox_id = owner_id.substr(kOwnerPrefix.size());
+  return is_id(sandbox_id) ? sandbox_id : "";
 }
 // Where granaryd answers shims.
 inline std::string agent_socket_in(const std::string& run_dir) { return run_dir + "/shims.sock"; }

@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <csignal>
 
+#include "agent/shim/own_names.h"
 #include "agent/shim/task_events.h"
 #include "agent/shim/timestamp.h"
 #include "vmpool/base/log.h"
@@ -29,6 +31,14 @@ std::string id_of(const std::string& payload) {
   return request.ParseFromString(payload) ? request.id() : "";
 }
 
+// Of a method whose request has an exec id at the same place, and no other one.
+bool names_exec(const ttrpc::Call& call) {
+  static constexpr std::array<std::string_view, 4> kMethods = {"Start", "Delete", "State", "Wait"};
+  task::StateRequest request;
+  return std::ranges::count(kMethods, call.method) != 0 && request.ParseFromString(call.payload) &&
+         !request.exec_id().empty();
+}
+
 milliseconds wait_within(std::chrono::nanoseconds timeout) {
   const milliseconds most = OwnPod::kDefaultWait;
   if (timeout.count() == 0) return most;
@@ -46,15 +56,22 @@ OwnPod::OwnPod(EventLoop& loop, Pod pod, std::function<void()> ended)
       ended_(std::move(ended)),
       clone_(loop, pod_.agent_socket, pod_.sandbox_id),
       events_(loop, pod_.events_socket),
-      pid_(static_cast<uint32_t>(::getpid())) {}
+      pid_(static_cast<uint32_t>(::getpid())) {
+  unused_timer_ = loop_.call_at(EventLoop::Clock::now() + kUnusedLimit, [this] {
+    unused_timer_ = 0;
+    if (phase_ == Phase::kNone) ended_();
+  });
+}
+
+OwnPod::~OwnPod() { loop_.remove(unused_timer_); }
 
 const std::map<std::string, OwnPod::Method>& OwnPod::methods() {
   static const std::map<std::string, Method> kMethods = {
-      {"Start", &OwnPod::start},    {"Kill", &OwnPod::kill},        {"Delete", &OwnPod::remove},
-      {"Wait", &OwnPod::wait},      {"State", &OwnPod::state},      {"Pids", &OwnPod::pids},
-      {"CloseIO", &OwnPod::close_io}, {"Exec", &OwnPod::refuse},    {"ResizePty", &OwnPod::refuse},
-      {"Update", &OwnPod::refuse},  {"Stats", &OwnPod::refuse},     {"Pause", &OwnPod::refuse},
-      {"Resume", &OwnPod::refuse},  {"Checkpoint", &OwnPod::refuse}};
+      {"Start", &OwnPod::start},      {"Kill", &OwnPod::kill},        {"Delete", &OwnPod::remove},
+      {"Wait", &OwnPod::wait},        {"State", &OwnPod::state},      {"Pids", &OwnPod::pids},
+      {"CloseIO", &OwnPod::close_io}, {"Exec", &OwnPod::refuse},      {"ResizePty", &OwnPod::refuse},
+      {"Update", &OwnPod::refuse},    {"Stats", &OwnPod::refuse},     {"Pause", &OwnPod::refuse},
+      {"Resume", &OwnPod::refuse},    {"Checkpoint", &OwnPod::refuse}};
   return kMethods;
 }
 
@@ -65,11 +82,12 @@ void OwnPod::handle(ttrpc::Call call, Answer answer) {
   if (call.method == "Connect") return connect(*caller, answer);
   const std::string id = id_of(call.payload);
   if (id != pod_.sandbox_id) {
-    if (service_) return service_->handle(std::move(call), std::move(answer));
-    return answer(rpc_error(call.method == "Create" ? Rpc::kFailedPrecondition : Rpc::kNotFound,
-                            "container " + id.substr(0, TaskService::kMaxIdBytes) + ": sandbox " + pod_.sandbox_id +
-                                " has no clone yet"));
+    if (service_ && phase_ != Phase::kTaking) return service_->handle(std::move(call), std::move(answer));
+    return answer(
+        rpc_error(call.method == "Create" ? Rpc::kFailedPrecondition : Rpc::kNotFound,
+                  "container " + id.substr(0, kMaxIdBytes) + ": sandbox " + pod_.sandbox_id + " has no clone yet"));
   }
+  if (names_exec(call)) return answer(rpc_error(Rpc::kNotFound, "sandbox " + id + " has no execs"));
   if (call.method == "Create") return create(call, *caller, std::move(answer));
   const auto method = methods().find(call.method);
   if (method == methods().end()) return answer(unknown_method(call));
@@ -98,8 +116,9 @@ void OwnPod::create(const ttrpc::Call& call, const Caller& caller, Answer answer
   namespace_ = caller.containerd_namespace;
   phase_ = Phase::kTaking;
   unwanted_ = false;
-  clone_.take(spec_, wait_within(call.timeout),
-              [this, answer = std::move(answer)](const Result<v1::AcquireResponse>& taken) { on_taken(taken, answer); });
+  clone_.take(
+      spec_, wait_within(call.timeout),
+      [this, answer = std::move(answer)](const Result<v1::AcquireResponse>& taken) { on_taken(taken, answer); });
 }
 
 void OwnPod::on_taken(const Result<v1::AcquireResponse>& taken, const Answer& answer) {
@@ -136,8 +155,7 @@ void OwnPod::equip(const v1::Clone& clone, const Answer& answer) {
 
 void OwnPod::undo(const Error& why, const Answer& answer) {
   give_back([this, why, answer] {
-    // It may be calling us.
-    loop_.post([gone = std::shared_ptr<TaskService>(std::move(service_))] {});
+    service_.reset();
     forward_.reset();
     phase_ = Phase::kNone;
     answer(why);
@@ -291,7 +309,8 @@ void OwnPod::pids(const std::string& /*payload*/, Answer& answer) {
 void OwnPod::close_io(const std::string& /*payload*/, Answer& answer) { answer(std::string()); }
 
 void OwnPod::refuse(const std::string& /*payload*/, Answer& answer) {
-  answer(rpc_error(Rpc::kUnimplemented, "sandbox " + pod_.sandbox_id + " is a virtual machine and has no process of its own"));
+  answer(rpc_error(Rpc::kUnimplemented,
+                   "sandbox " + pod_.sandbox_id + " is a virtual machine and has no process of its own"));
 }
 
 void OwnPod::connect(const Caller& caller, const Answer& answer) const {

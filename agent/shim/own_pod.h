@@ -16,17 +16,23 @@
 
 namespace granary::shim {
 
-// The Task service of a shim that containerd 1.6, 1.7 or CRI-O started: it takes its pod itself. The sandbox ("pause") task
-// is answered here: its Create takes a clone from the pool, its Kill gives the clone back, and no process runs for it.
-// Everything about other tasks is the TaskService's, which is there from then on. A clone that ends by itself makes the
-// sandbox task exit with 137, after its containers.
+// The Task service of a shim that containerd 1.6, 1.7 or CRI-O started: it takes its pod itself. The sandbox ("pause")
+// task is answered here: its Create takes a clone from the pool, its Kill gives the clone back, and no process runs for
+// it. Everything about other tasks is the TaskService's, which is there from then on. A clone that ends by itself makes
+// the sandbox task exit with 137, after its containers.
 class OwnPod {
  public:
   // Of a pod whose runtime set no shorter deadline: how long it waits for an empty pool.
   static constexpr std::chrono::seconds kDefaultWait{30};
+  // containerd creates the sandbox right after `start`; one whose `start` it gave up is never heard of again.
+  static constexpr std::chrono::minutes kUnusedLimit{5};
 
-  // `pod` without clone and guest. `ended`: once, after the last task was deleted and Shutdown asked.
+  // `pod` without clone and guest. `ended`: once, after the last task was deleted and Shutdown asked, or when no
+  // sandbox was created for kUnusedLimit.
   OwnPod(EventLoop& loop, Pod pod, std::function<void()> ended);
+  ~OwnPod();
+  OwnPod(const OwnPod&) = delete;
+  OwnPod& operator=(const OwnPod&) = delete;
   void handle(ttrpc::Call call, ttrpc::Answer answer);
 
  private:
@@ -70,6 +76,7 @@ class OwnPod {
   const uint32_t pid_;
   std::unique_ptr<TaskService> service_;
   std::unique_ptr<PortForward> forward_;
+  EventLoop::Token unused_timer_ = 0;
   Phase phase_ = Phase::kNone;
   bool clone_gone_ = false;
   bool unwanted_ = false;  // deleted while it was created

@@ -29,6 +29,12 @@ RelayedConnection::~RelayedConnection() {
 Status RelayedConnection::start(const std::string& guest_socket, const netplumb::LoopbackDestination& to) {
   const int yes = 1;
   ::setsockopt(client_.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
+  // A client that has closed and is not read from any more would not be noticed for as long as the service keeps its
+  // end.
+  ::setsockopt(client_.get(), SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof(yes));
+  for (const auto& [option, value] : {std::pair(TCP_KEEPIDLE, 60), {TCP_KEEPINTVL, 10}, {TCP_KEEPCNT, 3}}) {
+    ::setsockopt(client_.get(), IPPROTO_TCP, option, &value, sizeof(value));
+  }
   conversation_ =
       GRANARY_TRY(GuestConversation::open(loop_, guest_socket,
                                           {.reply = [this](guest::v1::Reply& reply) { on_reply(reply); },
@@ -139,8 +145,9 @@ void RelayedConnection::watch_client() {
   if (over_) return;
   const bool reads = connected_ && !client_ended_ && conversation_ && conversation_->unsent_bytes() == 0;
   const uint32_t wanted = (reads ? uint32_t{EPOLLIN} : 0) | (kept_.empty() ? 0 : uint32_t{EPOLLOUT});
-  // Of a connection that has ended both ways epoll would tell for ever.
-  if (client_ended_ && client_told_) return loop_.remove(std::exchange(watch_, 0));
+  // Of a connection whose ends have both been sent epoll would tell for ever, also while the last of it is not read
+  // yet.
+  if (client_told_ && wanted == 0) return loop_.remove(std::exchange(watch_, 0));
   if (watch_ != 0 && wanted == watched_) return;
   watched_ = wanted;
   if (watch_ != 0) {

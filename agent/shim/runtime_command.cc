@@ -99,7 +99,8 @@ Result<RuntimeCommand> parse_runtime_command(const std::vector<std::string>& wor
     if (take_flag(option->name, verb)) continue;
     const auto place = place_of(option->name, command);
     if (!place) return unknown(words[at]);
-    if (!option->value && ++at == words.size()) return Error(Errc::kInvalidArgument, "-" + option->name + " has no value");
+    if (!option->value && ++at == words.size())
+      return Error(Errc::kInvalidArgument, "-" + option->name + " has no value");
     if (*place != nullptr) **place = option->value ? *option->value : words[at];
   }
   if (!verb) return Error(Errc::kInvalidArgument, "neither start nor delete");
@@ -113,19 +114,20 @@ Result<std::string> read_runtime_options(const std::string& any) {
   constexpr std::string_view kType = "runtimeoptions.v1.Options";
   ttrpc::Any options;
   if (any.empty()) return std::string();
-  if (!options.ParseFromString(any)) return Error(Errc::kInvalidArgument, "standard input holds no options of a runtime");
+  if (!options.ParseFromString(any))
+    return Error(Errc::kInvalidArgument, "standard input holds no options of a runtime");
   if (options.type_url().empty() && options.value().empty()) return std::string();
   if (!options.type_url().ends_with(kType)) {
-    return Error(Errc::kNotSupported, "runtime options of type " + shown(options.type_url()) +
-                                          "; leave them out, or set ConfigPath alone");
+    return Error(Errc::kNotSupported,
+                 "runtime options of type " + shown(options.type_url()) + "; leave them out, or set ConfigPath alone");
   }
   containerd::shim::RuntimeOptions values;
   if (!values.ParseFromString(options.value())) {
     return Error(Errc::kInvalidArgument, "the runtime's options are no " + std::string(kType));
   }
   if (!values.config_path().empty() && !values.config_path().starts_with('/')) {
-    return Error(Errc::kInvalidArgument, "ConfigPath " + shown(values.config_path()) +
-                                             " is not absolute; it names granaryd's run_dir");
+    return Error(Errc::kInvalidArgument,
+                 "ConfigPath " + shown(values.config_path()) + " is not absolute; it names granaryd's run_dir");
   }
   return std::move(*values.mutable_config_path());
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The commands start and delete.
 #include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
 #include <sys/file.h>
 #include <sys/mount.h>
@@ -29,8 +30,9 @@ namespace {
 
 constexpr const char* kShimName = "granary-shim";  // of the process, as main.cc sets it
 constexpr int kUnmounts = 16;                      // at one place, one over the other
-// containerd ends a delete after 5 s.
-constexpr std::chrono::seconds kReleaseLimit{4};
+// containerd ends a delete after 5 s, and calls it also for a shim that has been told to end and tells its last events.
+constexpr int kOwnEndMs = 2000;
+constexpr std::chrono::seconds kReleaseLimit{2};
 
 std::string address_of(const std::string& socket) { return "unix://" + socket; }
 
@@ -72,7 +74,8 @@ Status write_address(const std::string& bundle, const std::string& address) {
   const std::string fresh = bundle + "/.address";
   const Fd file = GRANARY_TRY(open_file(fresh, O_WRONLY | O_CREAT | O_TRUNC, 0600));
   GRANARY_TRY(write_all(file.get(), std::as_bytes(std::span(address))));
-  if (::rename(fresh.c_str(), (bundle + "/address").c_str()) != 0) return Error::last_os_error("write " + bundle + "/address");
+  if (::rename(fresh.c_str(), (bundle + "/address").c_str()) != 0)
+    return Error::last_os_error("write " + bundle + "/address");
   return ok();
 }
 
@@ -106,7 +109,8 @@ class FileActions {
 };
 
 // Out of containerd's session, holding nothing of its: containerd waits for the end of this command's output.
-Status spawn(const RuntimeCommand& command, const std::string& sandbox_id, const Fd& listener, const std::string& program) {
+Status spawn(const RuntimeCommand& command, const std::string& sandbox_id, const Fd& listener,
+             const std::string& program) {
   const Fd log = GRANARY_TRY(open_log(command.bundle));
   const Fd nothing = GRANARY_TRY(open_file("/dev/null", O_WRONLY));
   FileActions files;
@@ -147,6 +151,8 @@ void end_shim(const std::string& socket) {
   const Result<std::string> name = read_file("/proc/" + std::to_string(owner.pid) + "/comm");
   // The number may be another process's by now, but then this socket would not have answered.
   if (!process.valid() || !name || *name != std::string(kShimName) + "\n") return;
+  pollfd end{.fd = process.get(), .events = POLLIN, .revents = 0};
+  if (::poll(&end, 1, kOwnEndMs) == 1) return;
   ::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0);
 }
 
@@ -176,11 +182,15 @@ Result<std::string> start_shim(const RuntimeCommand& command, const std::string&
   const std::string socket = own_shim_socket(command.run_dir, member.sandbox_id);
   const bool runs = GRANARY_TRY(listens(socket));
   if (!runs && !member.is_sandbox) {
-    return rpc_error(Rpc::kFailedPrecondition, "container " + command.id + ": its sandbox " + member.sandbox_id + " has no shim");
+    return rpc_error(Rpc::kFailedPrecondition,
+                     "container " + command.id + ": its sandbox " + member.sandbox_id + " has no shim");
   }
-  if (!runs) GRANARY_TRY(start_new(command, member.sandbox_id, socket, program));
+  // Before the shim is there: whatever ends this command, `delete` finds what it started.
   GRANARY_TRY(write_address(command.bundle, address_of(socket)));
-  return address_of(socket);
+  const Status started = runs ? ok() : start_new(command, member.sandbox_id, socket, program);
+  if (started) return address_of(socket);
+  ::unlink((command.bundle + "/address").c_str());
+  return started.error();
 }
 
 std::string delete_leftovers(const RuntimeCommand& command) {

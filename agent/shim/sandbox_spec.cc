@@ -4,6 +4,7 @@
 #include <charconv>
 #include <map>
 
+#include "agent/shim/own_names.h"
 #include "agent/shim/spec_json.h"
 #include "vmpool/base/fd.h"
 
@@ -12,7 +13,6 @@ namespace {
 
 using namespace spec_json;  // NOLINT: all of this file reads with it
 
-constexpr size_t kMaxIdBytes = 128;
 constexpr size_t kMaxFileBytes = 256 * 1024;
 
 Result<std::string> annotation(json& spec, const char* name) {
@@ -41,9 +41,10 @@ Result<uint64_t> number_annotation(json& spec, const char* name) {
 }
 
 Error host_namespace(const char* option) {
-  return impossible(std::string(option) +
-                    ": true cannot work in a microVM, which has a kernel of its own; remove it from the pod or use another "
-                    "runtimeClassName");
+  return impossible(
+      std::string(option) +
+      ": true cannot work in a microVM, which has a kernel of its own; remove it from the pod or use another "
+      "runtimeClassName");
 }
 
 // A sandbox that shares a namespace with the host has none of that type in its specification.
@@ -98,24 +99,17 @@ Result<std::string> mount_source(json& spec, std::string_view destination) {
 
 }  // namespace
 
-bool is_id(const std::string& text) {
-  constexpr std::string_view kCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-";
-  return !text.empty() && text.size() <= kMaxIdBytes && text.find_first_not_of(kCharacters) == std::string::npos &&
-         text.find_first_not_of('.') != std::string::npos;
-}
-
 Result<Membership> read_membership(std::string_view config_json, const std::string& id) {
   json spec = GRANARY_TRY(parse_object(config_json));
-  const std::string type = GRANARY_TRY(
-      annotation_of_either(spec, "io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"));
+  const std::string type =
+      GRANARY_TRY(annotation_of_either(spec, "io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"));
   Membership membership;
   membership.is_sandbox = type == "sandbox";
   membership.sandbox_id =
       GRANARY_TRY(annotation_of_either(spec, "io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"));
   if (type != "sandbox" && type != "container") {
-    return impossible("container " + shown(id) +
-                      " belongs to no pod (annotation io.kubernetes.cri.container-type is " + shown(type) +
-                      "); a container outside a pod is `granaryctl run`");
+    return impossible("container " + shown(id) + " belongs to no pod (annotation io.kubernetes.cri.container-type is " +
+                      shown(type) + "); a container outside a pod is `granaryctl run`");
   }
   if (membership.is_sandbox && membership.sandbox_id.empty()) membership.sandbox_id = id;
   if (!is_id(membership.sandbox_id)) {

@@ -7,18 +7,16 @@
 #include "vmpool/base/result.h"
 #include "vmpool/guest/guest.pb.h"
 
-// What a shim that takes its pod itself learns from the OCI specifications that containerd 1.6 and 1.7 or CRI-O write: which
-// pod a bundle belongs to, and, from that of the sandbox ("pause") container, what the pod is. The input is hostile, as in
-// oci_spec.h: kInvalidArgument for what is malformed, kNotSupported for what cannot be had; both name it.
+// What a shim that takes its pod itself learns from the OCI specifications that containerd 1.6 and 1.7 or CRI-O write:
+// which pod a bundle belongs to, and, from that of the sandbox ("pause") container, what the pod is. The input is
+// hostile, as in oci_spec.h: kInvalidArgument for what is malformed, kNotSupported for what cannot be had; both name
+// it.
 namespace granary::shim {
 
 struct Membership {
   std::string sandbox_id;
   bool is_sandbox = false;  // the sandbox container itself
 };
-
-// 1 to 128 of a-z A-Z 0-9 _ . -, and no dots alone: safe as a part of a path.
-bool is_id(const std::string& text);
 
 // By annotations (io.kubernetes.cri.container-type and .sandbox-id of containerd, io.kubernetes.cri-o.ContainerType and
 // .SandboxID of CRI-O). `id`: the container's own. kNotSupported: it belongs to no pod.
@@ -33,12 +31,12 @@ struct SandboxSpec {
   guest::v1::Pod pod;         // limits and sysctls; not the files
 };
 
-// kNotSupported: hostNetwork, hostPID, hostIPC, hostUsers: false. `containerd_namespace`: containerd puts containers without a
-// cgroup parent below one of that name.
+// kNotSupported: hostNetwork, hostPID, hostIPC, hostUsers: false. `containerd_namespace`: containerd puts containers
+// without a cgroup parent below one of that name.
 Result<SandboxSpec> read_sandbox_spec(std::string_view config_json, const std::string& containerd_namespace);
 
-// hosts, hostname and resolv.conf, which the runtime made for the pod, from the folder of spec.resolv_conf into spec.pod. A
-// file that is not there stays empty. EFBIG: one of more than 256 KiB.
+// hosts, hostname and resolv.conf, which the runtime made for the pod, from the folder of spec.resolv_conf into
+// spec.pod. A file that is not there stays empty. EFBIG: one of more than 256 KiB.
 Status read_pod_files(SandboxSpec& spec);
 
 }  // namespace granary::shim

@@ -92,6 +92,21 @@ TEST_F(StdioTest, ASlowReaderGetsEveryByteAndHoldsTheGuestBack) {
   EXPECT_TRUE(got == all);
 }
 
+TEST_F(StdioTest, ADeadReaderStopsNeitherExitNorOthers) {
+  start();
+  reader_.reset();
+  FakeGuest::Peer* peer = guest_->conversation("c1");
+  for (int i = 0; i < 5; ++i) {
+    FakeGuest::output(*peer, std::string(60'000, 'x'));
+    settle();
+  }
+  guest_->exit("c1", 4);
+  EXPECT_TRUE(ask<WaitRequest>("Wait", "c1"));
+  create_and_start("c2");
+  guest_->exit("c2", 0);
+  EXPECT_TRUE(ask<WaitRequest>("Wait", "c2"));
+}
+
 TEST_F(StdioTest, AReaderThatStandsStillStopsNeitherTheEndOfWhatIsKilledNorOthers) {
   start();
   FakeGuest::Peer* peer = guest_->conversation("c1");

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Task.Create: bundle and root file system into the guest, and back out of it where anything fails.
+#include "agent/shim/own_names.h"
 #include "agent/shim/sandbox_spec.h"
 #include "agent/shim/task_events.h"
 #include "agent/shim/task_service.h"
@@ -79,8 +80,8 @@ Status TaskService::prepare_directory(Container& container, const task::CreateTa
   return prepare_shared(container, request, root.path(), root.read_only(), answer);
 }
 
-Status TaskService::prepare_shared(Container& container, const task::CreateTaskRequest& request, const std::string& path,
-                                   bool read_only, Answer& answer) {
+Status TaskService::prepare_shared(Container& container, const task::CreateTaskRequest& request,
+                                   const std::string& path, bool read_only, Answer& answer) {
   guest::v1::Rootfs rootfs;
   rootfs.set_directory(Shares::path_in_guest(GRANARY_TRY(share(container, path, read_only))));
   create_in_guest(request.id(), std::move(rootfs), created_event(request, pid_).SerializeAsString(), std::move(answer));
@@ -91,17 +92,17 @@ Status TaskService::prepare_disk(Container& /*container*/, const task::CreateTas
   BlockRoot root = GRANARY_TRY(open_block_root(request.rootfs()));
   const int file = root.file.get();
   const bool read_only = root.read_only;
-  disks_.attach(
-      file, read_only,
-      [this, id = request.id(), root = std::make_shared<BlockRoot>(std::move(root)),
-       event = created_event(request, pid_).SerializeAsString(), answer = std::move(answer)](const Result<uint32_t>& disk) mutable {
-        if (const Status kept = keep_disk(id, disk); !kept) return answer(kept.error());
-        guest::v1::Rootfs rootfs;
-        rootfs.mutable_block()->set_disk(*disk);
-        rootfs.mutable_block()->set_type(root->type);
-        for (const std::string& option : root->options) rootfs.mutable_block()->add_options(option);
-        create_in_guest(id, std::move(rootfs), event, std::move(answer));
-      });
+  disks_.attach(file, read_only,
+                [this, id = request.id(), root = std::make_shared<BlockRoot>(std::move(root)),
+                 event = created_event(request, pid_).SerializeAsString(),
+                 answer = std::move(answer)](const Result<uint32_t>& disk) mutable {
+                  if (const Status kept = keep_disk(id, disk); !kept) return answer(kept.error());
+                  guest::v1::Rootfs rootfs;
+                  rootfs.mutable_block()->set_disk(*disk);
+                  rootfs.mutable_block()->set_type(root->type);
+                  for (const std::string& option : root->options) rootfs.mutable_block()->add_options(option);
+                  create_in_guest(id, std::move(rootfs), event, std::move(answer));
+                });
   return ok();
 }
 

@@ -35,9 +35,12 @@ void FakeGuest::die() {
 void FakeGuest::accept_one() {
   auto peer = std::make_unique<Peer>();
   peer->socket = Fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  Peer* borrowed = peer.get();
-  peer->token = *loop_.add(peer->socket.get(), EPOLLIN, [this, borrowed](uint32_t) { on_readable(*borrowed); });
+  listen_to(*peer);
   peers_.push_back(std::move(peer));
+}
+
+void FakeGuest::listen_to(Peer& peer) {
+  peer.token = *loop_.add(peer.socket.get(), EPOLLIN, [this, &peer](uint32_t) { on_readable(peer); });
 }
 
 void FakeGuest::on_readable(Peer& peer) {

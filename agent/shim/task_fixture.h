@@ -42,6 +42,9 @@ class FakeGuest {
   static void reply(Peer& peer, const guest::v1::Reply& reply);
   static void fail(Peer& peer, guest::v1::Failure::Kind kind, const std::string& message);
   static void output(Peer& peer, const std::string& bytes);
+  // Nothing of what the peer sends is read, until it is listened to again.
+  void ignore(Peer& peer) { loop_.remove(peer.token); }
+  void listen_to(Peer& peer);
   // The conversation of a container, or of the newest exec in it; nullptr: none is open.
   Peer* conversation(const std::string& container, bool exec = false);
   void exit(const std::string& container, int32_t status, bool exec = false);

@@ -48,9 +48,9 @@ Result<Fd> listen_unix(const std::string& path) {
   return socket;
 }
 
-Result<std::unique_ptr<Server>> Server::create(EventLoop& loop, Fd listener, Handler handler) {
+Result<std::unique_ptr<Server>> Server::create(EventLoop& loop, Fd listener, Handler handler, size_t most_connections) {
   GRANARY_TRY(set_nonblocking(listener.get()));
-  std::unique_ptr<Server> server(new Server(loop, std::move(listener), std::move(handler)));
+  std::unique_ptr<Server> server(new Server(loop, std::move(listener), std::move(handler), most_connections));
   server->reserve_ = GRANARY_TRY(open_file("/dev/null", O_RDONLY));
   Server* self = server.get();
   self->token_ = GRANARY_TRY(loop.add(self->listener_.get(), EPOLLIN, [self](uint32_t) { self->accept_one(); }));
@@ -76,9 +76,9 @@ void Server::accept_one() {
     if (errno == EMFILE || errno == ENFILE) shed_one();
     return;
   }
-  if (sessions_.size() >= kMaxConnections || !peer_allowed(socket)) {
+  if (sessions_.size() >= most_connections_ || !peer_allowed(socket)) {
     log_line(LogLevel::kWarn, "ttrpc: turned away a client: %s",
-             sessions_.size() >= kMaxConnections ? "too many connections" : "it runs as another user");
+             sessions_.size() >= most_connections_ ? "too many connections" : "it runs as another user");
     return;
   }
   add(std::move(socket));

@@ -18,7 +18,7 @@ struct Call {
   std::string method;
   std::string payload;
   std::map<std::string, std::string> metadata;
-  std::function<Fd()> take_fd;  // the next descriptor that came over the connection; only while the handler runs
+  std::function<Fd()> take_fd;         // the next descriptor that came over the connection; only while the handler runs
   std::chrono::nanoseconds timeout{};  // the caller's own; 0: none
 };
 // Answers a call: the serialized response, or why not (shim::to_rpc()). At most once counts; too late, or to a caller
@@ -33,10 +33,12 @@ using Handler = std::function<void(Call call, Answer answer)>;
 class Server {
  public:
   static constexpr size_t kMaxConnections = 320;  // containerd 1.6 and 1.7 have one per container
-  static constexpr size_t kMaxOpenCalls = 1024;  // of a connection; RESOURCE_EXHAUSTED beyond
+  static constexpr size_t kMaxOpenCalls = 1024;   // of a connection; RESOURCE_EXHAUSTED beyond
 
-  // `listener` is a listening unix stream socket. Only peers with uid 0 or this process's own are served.
-  static Result<std::unique_ptr<Server>> create(EventLoop& loop, Fd listener, Handler handler);
+  // `listener` is a listening unix stream socket. Only peers with uid 0 or this process's own are served, and at most
+  // `most_connections` at once.
+  static Result<std::unique_ptr<Server>> create(EventLoop& loop, Fd listener, Handler handler,
+                                                size_t most_connections = kMaxConnections);
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -52,8 +54,11 @@ class Server {
     std::map<uint32_t, EventLoop::Token> open;  // stream -> its deadline's timer, or 0
     bool closed = false;
   };
-  Server(EventLoop& loop, Fd listener, Handler handler)
-      : loop_(loop), listener_(std::move(listener)), handler_(std::move(handler)) {}
+  Server(EventLoop& loop, Fd listener, Handler handler, size_t most_connections)
+      : loop_(loop),
+        listener_(std::move(listener)),
+        handler_(std::move(handler)),
+        most_connections_(most_connections) {}
   void accept_one();
   void shed_one();
   void add(Fd socket);
@@ -66,6 +71,7 @@ class Server {
   EventLoop& loop_;
   Fd listener_;
   Handler handler_;
+  const size_t most_connections_;
   Fd reserve_;  // given up for a moment when descriptors run out, to accept and close a connection
   EventLoop::Token token_ = 0;
   uint64_t next_number_ = 1;
