@@ -21,6 +21,8 @@ const std::map<std::string, std::string>& topics() {
       {"containerd.events.TaskExit", "/tasks/exit"},
       {"containerd.events.TaskOOM", "/tasks/oom"},
       {"containerd.events.TaskDelete", "/tasks/delete"},
+      {"containerd.events.TaskPaused", "/tasks/paused"},
+      {"containerd.events.TaskResumed", "/tasks/resumed"},
       {"containerd.events.TaskExecAdded", "/tasks/exec-added"},
       {"containerd.events.TaskExecStarted", "/tasks/exec-started"}};
   return kTopics;

@@ -2,6 +2,7 @@
 // The methods of the Task service but Create: each parses its request, checks that it is possible now, and answers.
 #include <csignal>
 
+#include "agent/shim/own_names.h"
 #include "agent/shim/task_service.h"
 #include "agent/shim/timestamp.h"
 #include "containerd/events.pb.h"
@@ -82,7 +83,7 @@ const std::map<std::string, TaskService::Method>& TaskService::methods() {
       {"CloseIO", &TaskService::close_io}, {"ResizePty", &TaskService::resize_pty},
       {"Update", &TaskService::update},    {"Stats", &TaskService::stats},
       {"Connect", &TaskService::connect},  {"Shutdown", &TaskService::shutdown},
-      {"Pause", &TaskService::pause},      {"Resume", &TaskService::pause}};
+      {"Pause", &TaskService::pause},      {"Resume", &TaskService::resume}};
   return kMethods;
 }
 
@@ -111,7 +112,14 @@ void TaskService::start_container(Container& container, Answer answer) {
   });
 }
 
+// It would be frozen as soon as it is in the container, and could not say that it has started.
+Status TaskService::check_awake(const Container& container) {
+  if (!container.paused) return ok();
+  return rpc_error(Rpc::kFailedPrecondition, "container " + container.id + " is paused: resume it first");
+}
+
 void TaskService::start_exec(Container& container, const std::string& exec_id, Answer answer) {
+  if (const Status awake = check_awake(container); !awake) return answer(awake.error());
   const std::shared_ptr<Process> process = container.execs.at(exec_id);
   if (const Status opened = process->open_streams(); !opened) return answer(opened.error());
   const guest::v1::Request request = std::move(container.exec_requests.at(exec_id));
@@ -140,6 +148,7 @@ void TaskService::exec(const Caller& /*caller*/, const std::string& payload, Ans
   const auto process = find(request->id(), "", Operation::kExec);
   if (!process) return answer(process.error());
   Container& container = containers_.at(request->id());
+  if (const Status awake = check_awake(container); !awake) return answer(awake.error());
   if (container.execs.contains(exec_id)) {
     return answer(
         rpc_error(Rpc::kAlreadyExists, "exec " + exec_id + " in container " + container.id + " exists already"));
@@ -181,16 +190,19 @@ void TaskService::kill(const Caller& /*caller*/, const std::string& payload, Ans
   }
   const auto process = find(request->id(), request->exec_id(), Operation::kKill);
   if (!process) return answer(process.error());
-  if (request->signal() == SIGKILL) (*process)->note_killed();
+  const bool kills = request->signal() == SIGKILL;
   if (!request->exec_id().empty()) {
     const Status sent = (*process)->signal(request->signal());
+    if (sent && kills) (*process)->note_killed();
     return sent ? answer(empty()) : answer(sent.error());
   }
   guest::v1::Request question;
   question.mutable_container_kill()->set_container_id(request->id());
   question.mutable_container_kill()->set_signal(static_cast<int32_t>(request->signal()));
   question.mutable_container_kill()->set_all(request->all());
-  control_.ask(question, [answer = std::move(answer)](const Result<guest::v1::Reply>& reply) {
+  control_.ask(question, [this, kills, id = request->id(), answer = std::move(answer)](const auto& reply) {
+    const Result<Container*> killed = find(id);
+    if (reply && kills && killed) (*killed)->process->note_killed();
     reply ? answer(empty()) : answer(reply.error());
   });
 }
@@ -225,12 +237,13 @@ void TaskService::remove_container(Container& container, Answer answer) {
   guest::v1::Request question;
   question.mutable_container_delete()->set_container_id(container.id);
   question.mutable_container_delete()->set_force(!stopped);
-  slow_control_.ask(question, [this, id = container.id, answer = std::move(answer)](const Result<guest::v1::Reply>& reply) {
-    const bool is_gone = reply || clone_gone_ || to_rpc(reply.error()).code == Rpc::kNotFound;
-    if (is_gone) return finish_removal(id, answer);
-    containers_.at(id).process->note_not_deleted();
-    answer(reply.error());
-  });
+  slow_control_.ask(question,
+                    [this, id = container.id, answer = std::move(answer)](const Result<guest::v1::Reply>& reply) {
+                      const bool is_gone = reply || clone_gone_ || to_rpc(reply.error()).code == Rpc::kNotFound;
+                      if (is_gone) return finish_removal(id, answer);
+                      containers_.at(id).process->note_not_deleted();
+                      answer(reply.error());
+                    });
 }
 
 void TaskService::finish_removal(const std::string& id, const Answer& answer) {
@@ -281,7 +294,8 @@ void TaskService::state(const Caller& /*caller*/, const std::string& payload, An
   response.set_exec_id(request->exec_id());
   response.set_bundle(containers_.at(request->id()).bundle);
   response.set_pid(pid_);
-  response.set_status(status_of((*process)->phase()));
+  const bool paused = containers_.at(request->id()).paused && (*process)->phase() == Phase::kRunning;
+  response.set_status(paused ? task::PAUSED : status_of((*process)->phase()));
   response.set_stdin(streams.in);
   response.set_stdout(streams.out);
   response.set_stderr(streams.err);
@@ -371,9 +385,42 @@ void TaskService::shutdown(const Caller& /*caller*/, const std::string& payload,
   request ? answer(empty()) : answer(request.error());
 }
 
-void TaskService::pause(const Caller& /*caller*/, const std::string& /*payload*/, Answer& answer) {
-  answer(rpc_error(Rpc::kUnimplemented,
-                   "a container cannot be paused alone: its pod has one virtual machine, which holds the others too"));
+void TaskService::pause(const Caller& /*caller*/, const std::string& payload, Answer& answer) {
+  const auto request = parse<task::PauseRequest>(payload);
+  request ? freeze(request->id(), true, std::move(answer)) : answer(request.error());
+}
+
+void TaskService::resume(const Caller& /*caller*/, const std::string& payload, Answer& answer) {
+  const auto request = parse<task::ResumeRequest>(payload);
+  request ? freeze(request->id(), false, std::move(answer)) : answer(request.error());
+}
+
+// Of one container: its pod's virtual CPUs are the other containers' too.
+void TaskService::freeze(const std::string& id, bool frozen, Answer answer) {
+  const auto process = find(id, "", Operation::kPause);
+  if (!process) return answer(process.error());
+  if (containers_.at(id).paused == frozen) {
+    return answer(rpc_error(Rpc::kFailedPrecondition, "container " + id + (frozen ? " is paused" : " is not paused")));
+  }
+  guest::v1::Request question;
+  question.mutable_container_freeze()->set_container_id(id);
+  question.mutable_container_freeze()->set_frozen(frozen);
+  slow_control_.ask(question, [this, id, frozen, answer = std::move(answer)](const Result<guest::v1::Reply>& reply) {
+    if (!reply) return answer(reply.error());
+    if (const auto container = find(id); container) {
+      (*container)->paused = frozen;
+      containerd::events::TaskPaused paused;
+      containerd::events::TaskResumed resumed;
+      paused.set_container_id(id);
+      resumed.set_container_id(id);
+      if (frozen) {
+        publish(**container, paused);
+      } else {
+        publish(**container, resumed);
+      }
+    }
+    answer(empty());
+  });
 }
 
 }  // namespace granary::shim

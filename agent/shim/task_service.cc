@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include "agent/shim/own_names.h"
 #include "agent/shim/timestamp.h"
 #include "containerd/events.pb.h"
 #include "vmpool/base/log.h"
@@ -14,8 +15,7 @@ TaskService::TaskService(EventLoop& loop, Pod pod, std::function<void()> clone_g
       pod_(std::move(pod)),
       tell_clone_gone_(std::move(clone_gone)),
       control_(loop, pod_.guest_socket, [this](const Error& why) { on_clone_gone(why); }),
-      // That the clone has gone, control_ tells.
-      slow_control_(loop, pod_.guest_socket, [](const Error&) {}),
+      slow_control_(loop, pod_.guest_socket, [this](const Error& why) { on_clone_gone(why); }),
       disks_(loop, pod_.agent_socket, pod_.clone_id),
       shares_(pod_.guest_socket),
       events_(loop, pod_.events_socket),
@@ -24,8 +24,9 @@ TaskService::TaskService(EventLoop& loop, Pod pod, std::function<void()> clone_g
 TaskService::~TaskService() = default;
 
 void TaskService::open() {
-  if (const Status opened = control_.open(); !opened) return on_clone_gone(opened.error());
-  (void)slow_control_.open();
+  for (GuestControl* control : {&control_, &slow_control_}) {
+    if (const Status opened = control->open(); !opened) return on_clone_gone(opened.error());
+  }
 }
 
 void TaskService::handle(ttrpc::Call call, ttrpc::Answer answer) {
@@ -73,7 +74,9 @@ void TaskService::on_exited(const std::string& id, const std::string& exec_id) {
   publish(**container, event);
 }
 
+// Each of the two conversations with its init tells, whichever ends first.
 void TaskService::on_clone_gone(const Error& why) {
+  if (clone_gone_) return;
   log_line(LogLevel::kError, "the clone has gone: %s", why.message().c_str());
   clone_gone_ = why;
   // What ends while it is created takes its container out of containers_.

@@ -36,10 +36,10 @@ class TaskService {
  public:
   static constexpr size_t kMaxContainers = 256;
   static constexpr size_t kMaxExecs = 1024;  // of a container
-  static constexpr size_t kMaxIdBytes = 128;
 
   // `clone_gone`: once, after all processes have ended with it.
-  TaskService(EventLoop& loop, Pod pod, std::function<void()> clone_gone = [] {});
+  TaskService(
+      EventLoop& loop, Pod pod, std::function<void()> clone_gone = [] {});
   ~TaskService();
 
   // Connects to the guest. A clone that has gone meanwhile is told in the answers.
@@ -71,6 +71,7 @@ class TaskService {
     std::map<std::string, guest::v1::Request> exec_requests;
     HostFiles files;
     std::shared_ptr<GuestSpec> spec;
+    bool paused = false;
   };
   using Method = void (TaskService::*)(const Caller& caller, const std::string& payload, Answer& answer);
   static const std::map<std::string, Method>& methods();
@@ -91,12 +92,14 @@ class TaskService {
   void connect(const Caller& caller, const std::string& payload, Answer& answer);
   void shutdown(const Caller& caller, const std::string& payload, Answer& answer);
   void pause(const Caller& caller, const std::string& payload, Answer& answer);
+  void resume(const Caller& caller, const std::string& payload, Answer& answer);
 
   // Of Create, in task_create.cc.
   Result<Container*> admit(const Caller& caller, const containerd::task::v3::CreateTaskRequest& request);
   Status translate(Container& container, const containerd::task::v3::CreateTaskRequest& request);
   Status prepare_disk(Container& container, const containerd::task::v3::CreateTaskRequest& request, Answer& answer);
-  Status prepare_directory(Container& container, const containerd::task::v3::CreateTaskRequest& request, Answer& answer);
+  Status prepare_directory(Container& container, const containerd::task::v3::CreateTaskRequest& request,
+                           Answer& answer);
   Status prepare_shared(Container& container, const containerd::task::v3::CreateTaskRequest& request,
                         const std::string& path, bool read_only, Answer& answer);
   Result<std::string> share(Container& container, const std::string& host_path, bool read_only);
@@ -110,11 +113,13 @@ class TaskService {
   Result<Container*> find(const std::string& id);
   // A container's own process for an empty exec id; NOT_FOUND, or what check_operation() says.
   Result<Process*> find(const std::string& id, const std::string& exec_id, Operation operation);
+  static Status check_awake(const Container& container);
   void start_exec(Container& container, const std::string& exec_id, Answer answer);
   void start_container(Container& container, Answer answer);
   void remove_exec(Container& container, const std::string& exec_id, const Answer& answer);
   void remove_container(Container& container, Answer answer);
   void finish_removal(const std::string& id, const Answer& answer);
+  void freeze(const std::string& id, bool frozen, Answer answer);
   void on_exited(const std::string& id, const std::string& exec_id);
   void on_clone_gone(const Error& why);
   void publish(const Container& container, const google::protobuf::MessageLite& event);

@@ -23,6 +23,7 @@ constexpr std::array<std::array<Verdict, kPhases>, kOperations> kTable = {{
     /* close-io   */ {not_now, yes, yes, yes, yes, gone},
     /* resize-pty */ {not_now, yes, yes, yes, not_now, gone},
     /* update     */ {not_now, yes, yes, yes, not_now, gone},
+    /* pause      */ {not_now, not_now, not_now, yes, gone, gone},
     /* stats      */ {not_now, yes, yes, yes, gone, gone},
     /* pids       */ {not_now, yes, yes, yes, yes, gone},
     /* wait       */ {yes, yes, yes, yes, yes, yes},
@@ -38,9 +39,18 @@ const char* to_string(Phase phase) {
 }
 
 const char* to_string(Operation operation) {
-  static constexpr std::array<const char*, kOperations> kNames = {
-      "start",   "kill", "delete",   "execute in", "close the input of", "resize the terminal of", "update",
-      "measure", "list", "wait for", "look at"};
+  static constexpr std::array<const char*, kOperations> kNames = {"start",
+                                                                  "kill",
+                                                                  "delete",
+                                                                  "execute in",
+                                                                  "close the input of",
+                                                                  "resize the terminal of",
+                                                                  "update",
+                                                                  "pause or resume",
+                                                                  "measure",
+                                                                  "list",
+                                                                  "wait for",
+                                                                  "look at"};
   return kNames[static_cast<size_t>(operation)];
 }
 

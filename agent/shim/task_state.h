@@ -19,8 +19,21 @@ enum class Phase {
 inline constexpr int kPhases = 6;
 
 // What containerd asks of a process that is known.
-enum class Operation { kStart, kKill, kDelete, kExec, kCloseIo, kResizePty, kUpdate, kStats, kPids, kWait, kState };
-inline constexpr int kOperations = 11;
+enum class Operation {
+  kStart,
+  kKill,
+  kDelete,
+  kExec,
+  kCloseIo,
+  kResizePty,
+  kUpdate,
+  kPause,
+  kStats,
+  kPids,
+  kWait,
+  kState
+};
+inline constexpr int kOperations = 12;
 
 const char* to_string(Phase phase);
 const char* to_string(Operation operation);

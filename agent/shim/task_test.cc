@@ -12,6 +12,7 @@ namespace granary::shim {
 namespace {
 
 using namespace containerd::task::v3;  // NOLINT: the messages under test
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -101,10 +102,39 @@ TEST_F(TaskTest, WrongOrdersHaveTheirCodes) {
   EXPECT_EQ(code_of(call("Kill", kill)), Rpc::kNotFound);
   EXPECT_EQ(code_of(exec("c1", "e1")), Rpc::kFailedPrecondition);
   EXPECT_EQ(code_of(ask<StatsRequest>("Stats", "c1")), Rpc::kNotFound);
-  EXPECT_EQ(code_of(ask<PauseRequest>("Pause", "c1")), Rpc::kUnimplemented);
+  EXPECT_EQ(code_of(ask<PauseRequest>("Pause", "c1")), Rpc::kNotFound);
   EXPECT_EQ(code_of(call_raw("Events", "")), Rpc::kUnimplemented);
   EXPECT_EQ(code_of(call_raw("State", "", "v9")), Rpc::kUnimplemented);
   EXPECT_EQ(code_of(call_raw("State", "\xff\xff")), Rpc::kInvalidArgument);
+}
+
+TEST_F(TaskTest, APausedContainerIsFrozenAlone) {
+  create_and_start("c1");
+  create_and_start("c2");
+  const auto status = [this](const std::string& id) {
+    const auto state = ask<StateRequest>("State", id);
+    StateResponse response;
+    EXPECT_TRUE(state && response.ParseFromString(*state));
+    return response.status();
+  };
+  EXPECT_EQ(code_of(ask<ResumeRequest>("Resume", "c1")), Rpc::kFailedPrecondition);
+  EXPECT_TRUE(ask<PauseRequest>("Pause", "c1"));
+  EXPECT_EQ(guest_->requests.back().container_freeze().container_id(), "c1");
+  EXPECT_TRUE(guest_->requests.back().container_freeze().frozen());
+  EXPECT_EQ(status("c1"), PAUSED);
+  EXPECT_EQ(status("c2"), RUNNING);
+  EXPECT_EQ(code_of(exec("c1", "e1")), Rpc::kFailedPrecondition);
+  EXPECT_EQ(code_of(ask<PauseRequest>("Pause", "c1")), Rpc::kFailedPrecondition);
+  EXPECT_TRUE(ask<ResumeRequest>("Resume", "c1"));
+  EXPECT_FALSE(guest_->requests.back().container_freeze().frozen());
+  EXPECT_EQ(status("c1"), RUNNING);
+  EXPECT_TRUE(run_until([&] { return topics().back() == "/tasks/resumed"; }));
+  EXPECT_THAT(topics(), Contains("/tasks/paused"));
+  // What is killed meanwhile has ended, paused or not.
+  EXPECT_TRUE(ask<PauseRequest>("Pause", "c2"));
+  guest_->exit("c2", 137);
+  ASSERT_TRUE(ask<WaitRequest>("Wait", "c2"));
+  EXPECT_EQ(status("c2"), STOPPED);
 }
 
 TEST_F(TaskTest, KillReachesTheGuest) {

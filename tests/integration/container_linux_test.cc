@@ -232,6 +232,35 @@ TEST_F(ContainerLinuxTest, OutOfMemoryEndsOneAndNotItsNeighbour) {
   EXPECT_EQ(finish(*neighbour).signal, SIGKILL);
 }
 
+TEST_F(ContainerLinuxTest, AFrozenOneUsesNothingAndItsNeighbourGoesOn) {
+  make_directory();
+  const auto busy = start("busy", {.script = "while :; do :; done"}, false);
+  const auto neighbour = start("neighbour", {.script = "sleep 1000"}, false);
+  ASSERT_TRUE(busy && neighbour);
+  wire::ContainerFreeze freeze;
+  freeze.set_container_id("busy");
+  freeze.set_frozen(true);
+  ASSERT_TRUE(pool::freeze_container(socket_, freeze, in_time()));
+  const uint64_t used = query("busy").cpu_usage_us();
+  EXPECT_GT(used, 0U);
+  EXPECT_EQ(exec("neighbour", "i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done; echo $i").out, "10000\n");
+  EXPECT_EQ(query("busy").cpu_usage_us(), used);
+  freeze.set_frozen(false);
+  ASSERT_TRUE(pool::freeze_container(socket_, freeze, in_time()));
+  while (query("busy").cpu_usage_us() == used && !HasFailure()) {
+  }
+  freeze.set_frozen(true);
+  ASSERT_TRUE(pool::freeze_container(socket_, freeze, in_time()));
+  for (const auto& [id, session] : {std::pair("busy", busy.get()), std::pair("neighbour", neighbour.get())}) {
+    wire::ContainerKill kill;
+    kill.set_container_id(id);
+    kill.set_signal(SIGKILL);
+    kill.set_all(true);
+    EXPECT_TRUE(pool::kill_container(socket_, kill, in_time()));
+    EXPECT_EQ(finish(*session).signal, SIGKILL) << id;
+  }
+}
+
 TEST_F(ContainerLinuxTest, AThousandForks) {
   const End end =
       run("forks", {.script = "i=0; while [ $i -lt 1000 ]; do (exit 3) & i=$((i+1)); done; wait; echo $i; exit 9"});

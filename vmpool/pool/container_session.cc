@@ -102,6 +102,12 @@ Status update_container(const std::string& socket_path, const wire::ContainerUpd
   return order(socket_path, request, "update a container", deadline);
 }
 
+Status freeze_container(const std::string& socket_path, const wire::ContainerFreeze& freeze, SteadyTime deadline) {
+  wire::Request request;
+  *request.mutable_container_freeze() = freeze;
+  return order(socket_path, request, "freeze a container", deadline);
+}
+
 Result<wire::ContainerState> query_container(const std::string& socket_path, const wire::ContainerQuery& query,
                                              SteadyTime deadline) {
   wire::Request request;

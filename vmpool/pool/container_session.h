@@ -9,6 +9,7 @@
 namespace granary::guest::v1 {
 class ContainerCreate;
 class ContainerDelete;
+class ContainerFreeze;
 class ContainerKill;
 class ContainerQuery;
 class ContainerState;
@@ -48,6 +49,7 @@ Status kill_container(const std::string& socket_path, const guest::v1::Container
 // Waits until nothing of it is left. With `force` one that is not there is no error.
 Status delete_container(const std::string& socket_path, const guest::v1::ContainerDelete& request, SteadyTime deadline);
 Status update_container(const std::string& socket_path, const guest::v1::ContainerUpdate& update, SteadyTime deadline);
+Status freeze_container(const std::string& socket_path, const guest::v1::ContainerFreeze& freeze, SteadyTime deadline);
 // Of a hostile guest: its numbers are what it says.
 Result<guest::v1::ContainerState> query_container(const std::string& socket_path,
                                                   const guest::v1::ContainerQuery& query, SteadyTime deadline);

@@ -117,6 +117,20 @@ Status set_limits(const std::string& folder, const v1::Limits& limits) {
   return write_limit(folder + "/memory.max", limits.memory_bytes() > 0, or_max(limits.memory_bytes()));
 }
 
+Status freeze(const std::string& folder) {
+  constexpr int kTries = 1000;
+  constexpr useconds_t kPauseUs = 5'000;
+  GRANARY_TRY(write_value(folder + "/cgroup.freeze", "1"));
+  for (int i = 0; i < kTries; ++i) {
+    if (value_in(text_of(folder + "/cgroup.events"), "frozen") == 1) return ok();
+    ::usleep(kPauseUs);
+  }
+  GRANARY_TRY(thaw(folder));
+  return Error::from_errno(EBUSY, "freeze cgroup " + folder);
+}
+
+Status thaw(const std::string& folder) { return write_value(folder + "/cgroup.freeze", "0"); }
+
 v1::ContainerState read_state(const std::string& folder) {
   v1::ContainerState state;
   for (const pid_t pid : processes(folder)) {

@@ -14,6 +14,10 @@ namespace granary::guest::cgroup {
 Status make(const std::string& folder);
 // Limits of 0 are lifted. May reclaim memory, so it may take long.
 Status set_limits(const std::string& folder, const v1::Limits& limits);
+// Stops every process in it and below until it is thawed; SIGKILL ends frozen ones too. Waits until the kernel has
+// them; EBUSY: one that is in the middle of something in the kernel does not stop, and then all of them go on.
+Status freeze(const std::string& folder);
+Status thaw(const std::string& folder);
 // What can be read; the rest stays 0. `folder` and all below it.
 v1::ContainerState read_state(const std::string& folder);
 // Processes of it and below that were killed for want of memory.

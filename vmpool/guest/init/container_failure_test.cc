@@ -214,6 +214,22 @@ TEST_F(ContainerFailureTest, StateIsReadFromTheCgroup) {
   expect_failure(ask(query), v1::Failure::NOT_FOUND, "b");
 }
 
+TEST_F(ContainerFailureTest, FreezingWaitsForTheKernelAndThawingDoesNot) {
+  const Conversation running = start("a", "sleep 600");
+  std::ofstream(in_cgroup("a/cgroup.freeze")) << "0\n";
+  std::ofstream(in_cgroup("a/cgroup.events")) << "populated 1\nfrozen 1\n";
+  v1::Request request;
+  request.mutable_container_freeze()->set_container_id("a");
+  request.mutable_container_freeze()->set_frozen(true);
+  EXPECT_TRUE(ask(request).has_done());
+  EXPECT_EQ(read_file(in_cgroup("a/cgroup.freeze"))->front(), '1');
+  request.mutable_container_freeze()->set_frozen(false);
+  EXPECT_TRUE(ask(request).has_done());
+  EXPECT_EQ(read_file(in_cgroup("a/cgroup.freeze"))->front(), '0');
+  request.mutable_container_freeze()->set_container_id("b");
+  expect_failure(ask(request), v1::Failure::NOT_FOUND, "b");
+}
+
 TEST_F(ContainerFailureTest, APodsFilesLimitsAndSysctls) {
   v1::Request request;
   v1::Pod& pod = *request.mutable_pod();

@@ -69,6 +69,8 @@ void Containers::handle(const v1::Request& request, const Answer& answer) {
       return remove(request.container_delete(), answer);
     case v1::Request::kContainerUpdate:
       return update(request.container_update(), answer);
+    case v1::Request::kContainerFreeze:
+      return freeze(request.container_freeze(), answer);
     default:
       return answer(query(request.container_query()));
   }
@@ -99,6 +101,13 @@ void Containers::update(const v1::ContainerUpdate& request, const Answer& answer
   if (!container) return answer(failure(container.error()));
   const std::string folder = (*container)->cgroup();
   run_errand([&] { return cgroup::set_limits(folder, request.limits()); }, answer);
+}
+
+void Containers::freeze(const v1::ContainerFreeze& request, const Answer& answer) {
+  const Result<Container*> container = find(request.container_id());
+  if (!container) return answer(failure(container.error()));
+  const std::string folder = (*container)->cgroup();
+  run_errand([&] { return request.frozen() ? cgroup::freeze(folder) : cgroup::thaw(folder); }, answer);
 }
 
 v1::Reply Containers::query(const v1::ContainerQuery& request) {

@@ -22,13 +22,14 @@ class Containers {
   // Errors, for failure(): EEXIST, kInvalidArgument, ENOENT (of exec), those of a fork.
   Result<std::unique_ptr<ContainerTask>> create(v1::ContainerCreate request, Task::Owner owner);
   Result<std::unique_ptr<Task>> exec(const v1::Exec& request, Task::Owner owner);
-  // Pod, ContainerKill, ContainerDelete, ContainerUpdate, ContainerQuery.
+  // Pod, ContainerKill, ContainerDelete, ContainerUpdate, ContainerFreeze, ContainerQuery.
   void handle(const v1::Request& request, const Answer& answer);
 
  private:
   void set_pod(const v1::Pod& pod, const Answer& answer);
   void remove(const v1::ContainerDelete& request, const Answer& answer);
   void update(const v1::ContainerUpdate& request, const Answer& answer);
+  void freeze(const v1::ContainerFreeze& request, const Answer& answer);
   v1::Reply query(const v1::ContainerQuery& request);
   void run_errand(const std::function<Status()>& work, const Answer& answer);
   Status make_folders() const;

@@ -88,6 +88,7 @@ void Session::handle(v1::Request& request) {
     case v1::Request::kContainerKill:
     case v1::Request::kContainerDelete:
     case v1::Request::kContainerUpdate:
+    case v1::Request::kContainerFreeze:
     case v1::Request::kContainerQuery:
       return handle_containers(request);
     case v1::Request::kPowerOff:
