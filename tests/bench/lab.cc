@@ -88,10 +88,11 @@ Status Lab::start_spawner(const std::string& programs) {
   const std::string socket = folder_ + "/spawn.sock";
   const std::string run = folder_ + "/run";
   const std::string vmm = programs + "/granary-vmm";
+  const std::string fsd = programs + "/granary-fsd";
   std::error_code code;
   std::filesystem::create_directory(run, code);
   const char* const argv[] = {program.c_str(), "--control-socket", socket.c_str(), "--run-dir", run.c_str(),
-                              "--vmm",         vmm.c_str(),        nullptr};
+                              "--vmm",         vmm.c_str(),        "--fsd",        fsd.c_str(), nullptr};
   const int failed = ::posix_spawn(&spawner_pid_, program.c_str(), nullptr, nullptr, const_cast<char**>(argv), environ);
   if (failed != 0) {
     spawner_pid_ = -1;

@@ -147,6 +147,7 @@ bool write_output(const Options& options, const Settings& settings, const std::v
 std::vector<RowSpec> wanted_rows(const Options& options, const Settings& settings, Lab* lab) {
   std::vector<RowSpec> specs = vmm_rows(lab, settings);
   for (RowSpec& spec : net_speed_rows(lab, settings)) specs.push_back(std::move(spec));
+  for (RowSpec& spec : fs_rows(lab, settings)) specs.push_back(std::move(spec));
   for (RowSpec& spec : agent_rows(settings)) specs.push_back(std::move(spec));
   for (RowSpec& spec : cgroup_rows(lab, settings)) specs.push_back(std::move(spec));
   for (RowSpec& spec : net_rows(settings)) specs.push_back(std::move(spec));

@@ -34,6 +34,8 @@ inline Result<std::vector<Row>> only(Result<Row> row) {
 std::vector<RowSpec> vmm_rows(Lab* lab, const Settings& settings);
 // Rows about the speed of Linux guests' network.
 std::vector<RowSpec> net_speed_rows(Lab* lab, const Settings& settings);
+// Rows about Linux guests' files.
+std::vector<RowSpec> fs_rows(Lab* lab, const Settings& settings);
 // Rows that go through granaryd's gRPC service.
 std::vector<RowSpec> agent_rows(const Settings& settings);
 // Rows about pods' cgroups; the first needs the lab.
