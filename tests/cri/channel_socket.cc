@@ -89,7 +89,12 @@ bool ChannelSocket::receive_until(const std::function<bool()>& done) {
     const std::string message = beast::buffers_to_string(buffer.data());
     if (!closed_ && !message.empty()) received_[static_cast<unsigned char>(message[0])] += message.substr(1);
   }
-  return true;
+  return done();
+}
+
+bool ChannelSocket::finish() {
+  (void)receive_until([] { return false; });
+  return closed_;
 }
 
 void ChannelSocket::close() {

@@ -55,15 +55,18 @@ TEST_F(OrderTest, NothingStartsInAStoppedPod) {
   EXPECT_FALSE(cri().start(container).ok());
 }
 
-TEST_F(OrderTest, SeveralContainersHaveFilesLogsAndEndsOfTheirOwn) {
+TEST_F(OrderTest, TwentyContainersHaveFilesLogsAndEndsOfTheirOwn) {
   const std::string pod = run_pod();
+  constexpr int kContainers = 20;
   std::vector<std::string> all;
-  for (int n = 0; n < 5; ++n) {
+  for (int n = 0; n < kContainers; ++n) {
     const std::string number = std::to_string(n);
-    all.push_back(start(
-        pod, script("echo " + number + " >/tmp/mine; sleep 1; echo $(ls /tmp) $(cat /tmp/mine); exit " + number)));
+    all.push_back(start(pod, script("echo " + number + " >/tmp/mine; until [ -e /go ]; do sleep 0.1; done; " +
+                                    "echo $(ls /tmp) $(cat /tmp/mine); exit " + number)));
   }
-  for (int n = 0; n < 5; ++n) {
+  // All at once, each with its own.
+  for (const std::string& one : all) EXPECT_EQ(exec(one, "touch /go").status, 0);
+  for (int n = 0; n < kContainers; ++n) {
     EXPECT_EQ(wait(all.at(static_cast<size_t>(n))).exit_code(), n);
     EXPECT_EQ(log(all.at(static_cast<size_t>(n))), "mine " + std::to_string(n) + "\n");
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The restart matrix: each of Granary's processes, and containerd, killed with SIGKILL while a pod is at each phase. A killed
-// containerd, granaryd or granary-spawn costs no pod; a killed shim or VMM costs its own, told as such; a killed file server
-// costs its pod's files. Afterwards the audit is clean and containerd has nothing left.
+// The restart matrix: each of Granary's processes, and containerd, killed with SIGKILL while a pod is at each phase. A
+// killed containerd, granaryd or granary-spawn costs no pod; a killed shim or VMM costs its own, told as such; a killed
+// file server costs its pod's files. Afterwards the audit is clean and containerd has nothing left.
 #include <algorithm>
 #include <thread>
 
@@ -67,17 +67,21 @@ TEST_P(RestartTest, CostsWhatItMustAndLeavesNothing) {
     executing = std::jthread([&] {
       Client client(runtime().target(), cri().handler(), "");
       Outcome ignored;
-      (void)client.exec(container, {"/bin/busybox", "sh", "-c", "echo >/began; exec sleep 2"}, 60, &ignored);
+      (void)client.exec(container, {"/bin/busybox", "sh", "-c", "echo >/began; exec sleep 100000"}, 0, &ignored);
     });
     EXPECT_TRUE(eventually([&] { return exec(container, "test -e /began").status == 0; }));
   }
   ASSERT_TRUE(runtime().kill(victim()));
-  if (executing.joinable()) executing.join();
   reconnect();
   if (costs_no_pod()) {
     expect_unharmed(pod, container);
   } else if (victim() != "granary-fsd") {
     expect_lost(pod, container);
+  } else if (phase() == Phase::kRunning || phase() == Phase::kExecuting) {
+    Outcome read;
+    const grpc::Status asked = cri().exec(container, {"/bin/busybox", "cat", "/bin/busybox"}, 60, &read);
+    EXPECT_TRUE(!asked.ok() || read.status != 0) << "it has its files yet";
+    EXPECT_RPC(cri().stop(container, 0));
   }
   // The next pod is served as if nothing had been.
   EXPECT_EQ(run(run_pod(), script("echo served")).output, "served\n");

@@ -65,7 +65,9 @@ TEST_F(SecurityTest, APodsIpcIsSharedByItsContainersAlone) {
   const std::string pod = run_pod();
   const std::string other = run_pod();
   const std::string in_pod = "readlink /proc/self/ns/ipc";
-  const std::string first = exec(start_idle(pod), in_pod).output;
+  const std::string one = start_idle(pod);
+  EXPECT_EQ(exec(one, "touch /dev/shm/mine").status, 0);
+  const std::string first = exec(one, in_pod).output;
   EXPECT_EQ(exec(start_idle(pod), in_pod).output, first);
   EXPECT_THAT(first, HasSubstr("ipc:["));
   EXPECT_EQ(exec(start_idle(other), "ls /dev/shm").output, "");

@@ -70,7 +70,9 @@ TEST_F(VolumeTest, WhatIsMountedOnTheHostLaterStaysOutOfAPrivateVolume) {
   mount(config, folder());
   const std::string container = start(run_pod(), config);
   const HostMount later(folder() + "/later");
-  EXPECT_EQ(exec(container, "ls /data/later").output, "");
+  const Outcome seen = exec(container, "ls /data/later");
+  EXPECT_EQ(seen.status, 0) << seen.errors;
+  EXPECT_EQ(seen.output, "");
 }
 
 TEST_F(VolumeTest, WhatIsMountedOnTheHostLaterArrivesWhereThatIsAskedFor) {

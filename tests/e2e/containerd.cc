@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <map>
 
 namespace granary::e2e {
 namespace {
@@ -28,24 +27,12 @@ state = '@DIR@/state'
     conf_dir = '@DIR@/cni'
   [plugins.'io.containerd.cri.v1.runtime'.containerd]
     default_runtime_name = 'granary'
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.granary]
-@GRANARY@
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
       runtime_type = 'io.containerd.runc.v2'
 [plugins.'io.containerd.grpc.v1.cri']
   stream_server_address = '127.0.0.1'
   stream_server_port = '0'
-[proxy_plugins.granary]
-  type = 'sandbox'
-  address = '@SANDBOX@'
 )";
-
-constexpr const char* kSandboxer = "      runtime_type = 'io.containerd.runc.v2'\n      sandboxer = 'granary'\n      privileged_without_host_devices = true";
-constexpr const char* kOwnShim = R"(      runtime_type = 'io.containerd.granary.v2'
-      privileged_without_host_devices = true
-      pod_annotations = ['granary.dev/*']
-      [plugins.'@CRI@'.containerd.runtimes.granary.options]
-        ConfigPath = '@RUN@')";
 
 // Of containerd 1.6 and 1.7.
 constexpr const char* kConfig1 = R"(version = 2
@@ -68,8 +55,6 @@ state = '@DIR@/state'
     conf_dir = '@DIR@/cni'
   [plugins.'io.containerd.grpc.v1.cri'.containerd]
     default_runtime_name = 'runc'
-    [plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.granary]
-@GRANARY@
     [plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc]
       runtime_type = 'io.containerd.runc.v2'
 )";
@@ -95,18 +80,21 @@ bool is_before_2(const std::string& program) {
   return output.find(" 1.") != std::string::npos || output.find(" v1.") != std::string::npos;
 }
 
+// What deploy/containerd gives to users, with this test's paths.
+std::string granary_runtime(const ContainerdSetup& setup, bool before_2) {
+  const bool by_shim = setup.sandbox_socket.empty();
+  std::ifstream file(std::string(GRANARY_DEPLOY_DIR "/containerd/config-") + (by_shim ? "1" : "2") + ".toml");
+  std::string text((std::istreambuf_iterator<char>(file)), {});
+  if (!by_shim) return substitute(text, "/run/granary/granaryd.sock", setup.sandbox_socket);
+  text = substitute(text, "  # [plugins", "  [plugins");
+  text = substitute(text, "  #   ConfigPath = '/run/granary'", "    ConfigPath = '" + setup.run_dir + "'");
+  return before_2 ? text : substitute(text, "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime");
+}
+
 std::string config_of(const ContainerdSetup& setup) {
   const bool before_2 = is_before_2(setup.unpacked + "/usr/bin/containerd");
-  std::string text = substitute(before_2 ? kConfig1 : kConfig, "@GRANARY@", setup.sandbox_socket.empty() ? kOwnShim : kSandboxer);
-  for (const auto& [name, value] : std::map<std::string, std::string>{
-           {"@CRI@", before_2 ? "io.containerd.grpc.v1.cri" : "io.containerd.cri.v1.runtime"},
-           {"@DIR@", setup.directory},
-           {"@PAUSE@", kPauseImage},
-           {"@RUN@", setup.run_dir},
-           {"@SANDBOX@", setup.sandbox_socket.empty() ? "/none" : setup.sandbox_socket}}) {
-    text = substitute(text, name, value);
-  }
-  return text;
+  std::string text = substitute(before_2 ? kConfig1 : kConfig, "@DIR@", setup.directory);
+  return substitute(text, "@PAUSE@", kPauseImage) + granary_runtime(setup, before_2);
 }
 
 void write_text(const std::string& path, const std::string& text) { std::ofstream(path) << text; }
