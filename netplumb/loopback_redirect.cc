@@ -10,7 +10,7 @@ namespace {
 // Locally made packets pass "output" only, on their way to lo; what a card brings in never does.
 std::string rules_for(uint16_t port) {
   const std::string redirect = " meta l4proto tcp redirect to :" + std::to_string(port) + "\n";
-  return "add table inet granary-loopback\ndelete table inet granary-loopback\n"
+  return "create table inet granary-loopback\n"
          "table inet granary-loopback {\n"
          "  chain output {\n"
          "    type nat hook output priority -100\n"
@@ -23,8 +23,12 @@ std::string rules_for(uint16_t port) {
 Status redirect_loopback(int netns, const std::string& netns_name, uint16_t port) {
   return in_netns(netns, [&]() -> Status {
     const std::unique_ptr<Nft> nft = GRANARY_TRY(Nft::open());
-    return nft->run(rules_for(port),
-                    "network namespace " + netns_name + ": redirect loopback (nft_chain_nat, nft_redir)");
+    const std::string what = "network namespace " + netns_name + ": redirect loopback (nft_chain_nat, nft_redir)";
+    const Status made = nft->run(rules_for(port), what);
+    if (made || !made.error().is_errno(EEXIST)) return made;
+    // What an earlier attempt left. Not deleted in any case: who closes a netlink socket waits about 10 ms for the
+    // kernel to free what a transaction has deleted.
+    return nft->run("delete table inet granary-loopback\n" + rules_for(port), what);
   });
 }
 

@@ -71,6 +71,7 @@ Status Nft::run(const std::string& text, const std::string& what) {
     }
     words = words_of(::nft_ctx_get_error_buffer(context_));
   }
+  if (words.find(std::strerror(EEXIST)) != std::string::npos) return Error::from_errno(EEXIST, what);
   for (const Feature& feature : features()) {
     if (would_run(feature.probe)) continue;
     return Error(Errc::kNotSupported, what + ": " + words + "; the kernel lacks " + feature.module +

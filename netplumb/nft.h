@@ -25,7 +25,7 @@ class Nft {
   Nft& operator=(const Nft&) = delete;
 
   // All of it or nothing. What fails is an error that says `what` and what the library says; kNotSupported with the
-  // missing kernel module where that is why (policy.h, features()).
+  // missing kernel module where that is why (policy.h, features()); EEXIST of a `create`.
   Status run(const std::string& text, const std::string& what);
   // Whether the kernel would take it; nothing is changed.
   bool would_run(const std::string& text);
