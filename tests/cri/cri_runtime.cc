@@ -44,6 +44,7 @@ std::unique_ptr<Runtime> Runtime::start() {
                               .sandbox_socket = own_shim ? "" : runtime->folder_ + "/run/granaryd.sock",
                               .shim_directory = own_shim ? setting("GRANARY_BIN") : "",
                               .run_dir = runtime->folder_ + "/run",
+                              .scratch_image = setting("GRANARY_CRI_SCRATCH"),
                               .images = {setting("GRANARY_PAUSE_IMAGE"), setting("GRANARY_BUSYBOX_IMAGE")}});
   return runtime->containerd_ != nullptr ? std::move(runtime) : nullptr;
 }

@@ -59,6 +59,15 @@ state = '@DIR@/state'
       runtime_type = 'io.containerd.runc.v2'
 )";
 
+// Goes on with the runtime's table.
+constexpr const char* kBlockfile = R"(
+  snapshotter = 'blockfile'
+[plugins.'io.containerd.snapshotter.v1.blockfile']
+  scratch_file = '@SCRATCH@'
+  fs_type = 'ext4'
+  mount_options = []
+)";
+
 constexpr const char* kNetwork = R"({
   "cniVersion": "1.0.0", "name": "granary-test",
   "plugins": [{"type": "bridge", "bridge": "grtest0", "isGateway": true, "ipMasq": false,
@@ -85,7 +94,10 @@ std::string granary_runtime(const ContainerdSetup& setup, bool before_2) {
   const bool by_shim = setup.sandbox_socket.empty();
   std::ifstream file(std::string(GRANARY_DEPLOY_DIR "/containerd/config-") + (by_shim ? "1" : "2") + ".toml");
   std::string text((std::istreambuf_iterator<char>(file)), {});
-  if (!by_shim) return substitute(text, "/run/granary/granaryd.sock", setup.sandbox_socket);
+  if (!by_shim) {
+    text = substitute(text, "/run/granary/granaryd.sock", setup.sandbox_socket);
+    return setup.scratch_image.empty() ? text : text + substitute(kBlockfile, "@SCRATCH@", setup.scratch_image);
+  }
   text = substitute(text, "  # [plugins", "  [plugins");
   text = substitute(text, "  #   ConfigPath = '/run/granary'", "    ConfigPath = '" + setup.run_dir + "'");
   return before_2 ? text : substitute(text, "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime");

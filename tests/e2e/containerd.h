@@ -18,6 +18,9 @@ struct ContainerdSetup {
   std::string sandbox_socket = {};
   std::string shim_directory = {};
   std::string run_dir = {};
+  // An ext4 image of an empty file system: then roots of "granary" containers are copies of it, by containerd's blockfile snapshotter.
+  // Empty: overlayfs. With `sandbox_socket` only.
+  std::string scratch_image = {};
   std::vector<std::string> images;  // OCI tars (deploy/image/make-oci-image); one of them is kPauseImage
 };
 
