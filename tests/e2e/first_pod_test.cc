@@ -42,11 +42,8 @@ class FirstPod : public ::testing::Test {
                                           << "pools:\n  - name: default\n    size: 2\n    memory: 16MiB\n"
                                           << "    template:\n      kernel: " << setting("GRANARY_TINY_GUEST")
                                           << "\n      initramfs: \"\"\n      command_line: \"\"\n";
-    agent_ = std::make_unique<Process>(
-        std::vector<std::string>{bin_ + "/granaryd", "--config", dir_ + "/granary.yaml", "--skip-preflight"},
-        dir_ + "/granaryd.log");
     socket_ = dir_ + "/run/granaryd.sock";
-    ASSERT_TRUE(wait_until([] { return pool_status().warm() >= 1; }, std::chrono::seconds(120))) << agent_->log();
+    ASSERT_TRUE(start_agent()) << agent_->log();
     containerd_ = Containerd::start({.unpacked = setting("GRANARY_CONTAINERD"),
                                      .directory = dir_ + "/containerd",
                                      .sandbox_socket = own_shim_ ? "" : socket_,
@@ -55,6 +52,12 @@ class FirstPod : public ::testing::Test {
                                      .images = {setting("GRANARY_PAUSE_IMAGE")}});
     ASSERT_NE(containerd_, nullptr);
     cri_ = RuntimeService::NewStub(grpc::CreateChannel(containerd_->cri_target(), grpc::InsecureChannelCredentials()));
+  }
+  static bool start_agent() {
+    agent_ = std::make_unique<Process>(
+        std::vector<std::string>{bin_ + "/granaryd", "--config", dir_ + "/granary.yaml", "--skip-preflight"},
+        dir_ + "/granaryd.log");
+    return wait_until([] { return pool_status().warm() >= 1; }, std::chrono::seconds(120));
   }
   static void TearDownTestSuite() {
     cri_.reset();
@@ -114,6 +117,35 @@ class FirstPod : public ::testing::Test {
     }
     return count;
   }
+  static void kill_shim(const std::string& sandbox_id) {
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+      std::ifstream file(entry.path() / "cmdline");
+      const std::string line((std::istreambuf_iterator<char>(file)), {});
+      if (line.starts_with("containerd-shim-granary-v2") && line.find(sandbox_id) != std::string::npos) {
+        ::kill(std::stoi(entry.path().filename()), SIGKILL);
+      }
+    }
+  }
+  // containerd finds an agent that was away within a second or so.
+  static bool becomes(runtime::v1::PodSandboxState state, const std::string& id) {
+    runtime::v1::PodSandboxStatusRequest request;
+    request.set_pod_sandbox_id(id);
+    return wait_until(
+        [&] {
+          runtime::v1::PodSandboxStatusResponse response;
+          return call(&RuntimeService::Stub::PodSandboxStatus, request, &response).ok() &&
+                 response.status().state() == state;
+        },
+        std::chrono::seconds(30));
+  }
+  static bool becomes_not_ready(const std::string& id) { return becomes(runtime::v1::SANDBOX_NOTREADY, id); }
+  static void expect_clean_audit() {
+    EXPECT_TRUE(wait_until([] { return pool_status().running() == 0 && pool_status().reclaiming() == 0; },
+                           std::chrono::seconds(60)));
+    EXPECT_EQ(pool_status().leaks(), 0U);
+    std::string report;
+    EXPECT_EQ(run_command({bin_ + "/granaryctl", "--socket", socket_, "audit"}, &report), 0) << report;
+  }
   static void stop_and_remove(const std::string& id) {
     runtime::v1::StopPodSandboxRequest stop;
     stop.set_pod_sandbox_id(id);
@@ -172,9 +204,7 @@ TEST_F(FirstPod, AKilledVmmMakesTheSandboxNotReady) {
   for (const auto& clone : clones.clones()) {
     if (clone.state() == "running") ::kill(clone.vmm_pid(), SIGKILL);
   }
-  EXPECT_TRUE(
-      wait_until([&] { return status_of(running.pod_sandbox_id()).status().state() == runtime::v1::SANDBOX_NOTREADY; },
-                 std::chrono::seconds(30)));
+  EXPECT_TRUE(becomes_not_ready(running.pod_sandbox_id()));
   stop_and_remove(running.pod_sandbox_id());
 }
 
@@ -182,18 +212,29 @@ TEST_F(FirstPod, AKilledShimMakesTheSandboxNotReady) {
   runtime::v1::RunPodSandboxResponse running;
   const grpc::Status status = call(&RuntimeService::Stub::RunPodSandbox, pod("shimless"), &running);
   ASSERT_TRUE(status.ok()) << status.error_message();
-  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-    std::ifstream file(entry.path() / "cmdline");
-    const std::string line((std::istreambuf_iterator<char>(file)), {});
-    if (line.starts_with("containerd-shim-granary-v2") && line.find(running.pod_sandbox_id()) != std::string::npos) {
-      ::kill(std::stoi(entry.path().filename()), SIGKILL);
-    }
-  }
-  EXPECT_TRUE(
-      wait_until([&] { return status_of(running.pod_sandbox_id()).status().state() == runtime::v1::SANDBOX_NOTREADY; },
-                 std::chrono::seconds(30)));
+  kill_shim(running.pod_sandbox_id());
+  EXPECT_TRUE(becomes_not_ready(running.pod_sandbox_id()));
   stop_and_remove(running.pod_sandbox_id());
   EXPECT_TRUE(wait_until([] { return pool_status().running() == 0; }, std::chrono::seconds(30)));
+}
+
+TEST_F(FirstPod, AKilledAgentCostsNoPodAndAShimThatDiesMeanwhileItsOwn) {
+  runtime::v1::RunPodSandboxResponse lives;
+  runtime::v1::RunPodSandboxResponse dies;
+  ASSERT_TRUE(call(&RuntimeService::Stub::RunPodSandbox, pod("lives"), &lives).ok());
+  ASSERT_TRUE(call(&RuntimeService::Stub::RunPodSandbox, pod("dies"), &dies).ok());
+  agent_->kill_now();
+  kill_shim(dies.pod_sandbox_id());
+  ASSERT_TRUE(start_agent()) << agent_->log();
+  EXPECT_TRUE(becomes_not_ready(dies.pod_sandbox_id()));
+  EXPECT_TRUE(wait_until([] { return pool_status().running() == 1; }, std::chrono::seconds(30)));
+  EXPECT_TRUE(becomes(runtime::v1::SANDBOX_READY, lives.pod_sandbox_id()));
+  // And it is watched again.
+  kill_shim(lives.pod_sandbox_id());
+  EXPECT_TRUE(becomes_not_ready(lives.pod_sandbox_id()));
+  stop_and_remove(lives.pod_sandbox_id());
+  stop_and_remove(dies.pod_sandbox_id());
+  expect_clean_audit();
 }
 
 TEST_F(FirstPod, HostNetworkIsRefusedWithAReason) {
@@ -227,14 +268,10 @@ class ManyPods : public FirstPod {
   }
   // What pods leave, if they leave something: processes, sockets, mounts, network namespaces, leases.
   static void expect_nothing_left() {
-    EXPECT_TRUE(wait_until([] { return pool_status().running() == 0 && pool_status().reclaiming() == 0; },
-                           std::chrono::seconds(60)));
-    EXPECT_EQ(pool_status().leaks(), 0U);
+    expect_clean_audit();
     for (const char* sockets : {"/run/tasks", "/run/shims"})
       EXPECT_THAT(names_in(dir_ + sockets), ::testing::IsEmpty());
     EXPECT_THAT(names_in(dir_ + "/containerd/state/netns"), ::testing::IsEmpty());
-    std::string report;
-    EXPECT_EQ(run_command({bin_ + "/granaryctl", "--socket", socket_, "audit"}, &report), 0) << report;
     std::ifstream mounts("/proc/self/mounts");
     const std::string all((std::istreambuf_iterator<char>(mounts)), {});
     EXPECT_EQ(all.find(dir_), std::string::npos) << all;
