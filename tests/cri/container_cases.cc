@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Containers: life, ends, output, commands in them, resources.
 #include <filesystem>
+#include <fstream>
 
 #include "tests/cri/cri_fixture.h"
 
@@ -186,6 +187,29 @@ TEST_F(CriTest, AContainerBeyondItsMemoryIsOomKilledAndItsNeighbourLives) {
   EXPECT_EQ(ended.reason(), "OOMKilled");
   EXPECT_EQ(ended.exit_code(), 137);
   EXPECT_EQ(exec(neighbour, "echo alive").output, "alive\n");
+}
+
+// "oom_kill" of /proc/vmstat: whatever the kernel below the pods has killed for want of memory since it booted.
+std::string host_oom_kills() {
+  std::ifstream vmstat("/proc/vmstat");
+  for (std::string name, value; vmstat >> name >> value;) {
+    if (name == "oom_kill") return value;
+  }
+  return "";
+}
+
+TEST_F(CriTest, AnUnboundedAllocatorIsOomKilledInItsGuestAlone) {
+  if (!is_granary()) GTEST_SKIP() << "would take the host's memory";
+  const std::string before = host_oom_kills();
+  ASSERT_NE(before, "");
+  const std::string pod = run_pod();
+  const std::string neighbour = start_idle(pod);
+  const runtime::v1::ContainerStatus ended = wait(start(pod, script("exec tail /dev/zero")));
+  EXPECT_EQ(ended.reason(), "OOMKilled");
+  EXPECT_EQ(ended.exit_code(), 137);
+  EXPECT_EQ(exec(neighbour, "echo alive").output, "alive\n");
+  EXPECT_EQ(run(pod, script("echo the next")).output, "the next\n");
+  EXPECT_EQ(host_oom_kills(), before);
 }
 
 TEST_F(CriTest, UpdateTakesEffectAtOnce) {
