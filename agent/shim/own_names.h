@@ -4,20 +4,14 @@
 #include <string>
 #include <string_view>
 
+#include "vmpool/base/container_id.h"
+
 // Names by which an agent and a shim that takes its pod itself (containerd 1.6, 1.7 and CRI-O) know each other.
 namespace granary::shim {
 
 // run_dir of granaryd unless its configuration says otherwise.
 inline constexpr const char* kDefaultRunDir = "/run/granary";
 inline constexpr std::string_view kOwnerPrefix = "shim/";
-
-inline constexpr size_t kMaxIdBytes = 128;
-// 1 to 128 of a-z A-Z 0-9 _ . -, and no dots alone: safe as a part of a path.
-inline bool is_id(const std::string& text) {
-  constexpr std::string_view kCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-";
-  return !text.empty() && text.size() <= kMaxIdBytes && text.find_first_not_of(kCharacters) == std::string::npos &&
-         text.find_first_not_of('.') != std::string::npos;
-}
 
 // Who holds the clone of such a pod.
 inline std::string owner_of_sandbox(const std::string& sandbox_id) { return std::string(kOwnerPrefix) + sandbox_id; }

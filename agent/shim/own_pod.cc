@@ -7,9 +7,9 @@
 #include <array>
 #include <csignal>
 
-#include "agent/shim/own_names.h"
 #include "agent/shim/task_events.h"
 #include "agent/shim/timestamp.h"
+#include "vmpool/base/container_id.h"
 #include "vmpool/base/log.h"
 
 namespace granary::shim {

@@ -4,8 +4,8 @@
 #include <charconv>
 #include <map>
 
-#include "agent/shim/own_names.h"
 #include "agent/shim/spec_json.h"
+#include "vmpool/base/container_id.h"
 #include "vmpool/base/fd.h"
 
 namespace granary::shim {

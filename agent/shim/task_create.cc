@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Task.Create: bundle and root file system into the guest, and back out of it where anything fails.
-#include "agent/shim/own_names.h"
 #include "agent/shim/sandbox_spec.h"
 #include "agent/shim/task_events.h"
 #include "agent/shim/task_service.h"
+#include "vmpool/base/container_id.h"
 #include "vmpool/base/log.h"
 
 namespace granary::shim {

@@ -2,11 +2,11 @@
 // The methods of the Task service but Create: each parses its request, checks that it is possible now, and answers.
 #include <csignal>
 
-#include "agent/shim/own_names.h"
 #include "agent/shim/task_service.h"
 #include "agent/shim/timestamp.h"
 #include "containerd/events.pb.h"
 #include "containerd/metrics.pb.h"
+#include "vmpool/base/container_id.h"
 
 namespace granary::shim {
 namespace {

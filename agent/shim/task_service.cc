@@ -3,9 +3,9 @@
 
 #include <unistd.h>
 
-#include "agent/shim/own_names.h"
 #include "agent/shim/timestamp.h"
 #include "containerd/events.pb.h"
+#include "vmpool/base/container_id.h"
 #include "vmpool/base/log.h"
 
 namespace granary::shim {

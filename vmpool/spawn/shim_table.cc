@@ -12,17 +12,11 @@
 #include <csignal>
 #include <vector>
 
+#include "vmpool/base/container_id.h"
 #include "vmpool/base/log.h"
 
 namespace granary::spawn {
 namespace {
-
-constexpr size_t kMaxIdBytes = 128;
-
-bool is_id(const std::string& text) {
-  constexpr std::string_view kCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-";
-  return !text.empty() && text.size() <= kMaxIdBytes && text.find_first_not_of(kCharacters) == std::string::npos;
-}
 
 // Default signal dispositions, an empty mask, a session of its own; standard output is the log.
 class SpawnSettings {

@@ -4,12 +4,13 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "vmpool/base/container_id.h"
+
 namespace granary::guest {
 namespace {
 
 using Json = nlohmann::json;
 
-constexpr size_t kMostIdBytes = 128;
 // The runtime specification nests seven deep; writing JSON recurses.
 constexpr int kMostDepth = 32;
 
@@ -50,12 +51,8 @@ Result<bool> check_process(const Json& process, const std::string& name) {
 }  // namespace
 
 Status check_container_id(std::string_view id) {
-  const bool good = std::all_of(id.begin(), id.end(), [](unsigned char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' ||
-           c == '-';
-  });
-  if (good && !id.empty() && id.size() <= kMostIdBytes && id != "." && id != "..") return ok();
-  return invalid("container id \"" + std::string(id.substr(0, kMostIdBytes)) +
+  if (is_id(id)) return ok();
+  return invalid("container id \"" + std::string(id.substr(0, kMaxIdBytes)) +
                  "\": allowed are 1 to 128 of the characters a-z A-Z 0-9 _ . -");
 }
 
