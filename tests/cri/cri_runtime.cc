@@ -74,14 +74,14 @@ pid_t Runtime::process_of(const std::string& victim) const {
   }
   const auto find = [&](const std::string& program, const std::string& with) {
     for (const auto& [pid, text] : words) {
-      const std::string name = text.substr(0, text.find('\0'));
+      const std::string name = text.substr(0, text.find_first_of(std::string_view(" \0", 2)));
       if (name.ends_with(program) && text.find(with) != std::string::npos) return pid;
     }
     return pid_t{0};
   };
   if (victim == "granary-spawn") return find(victim, folder_ + "/run");
   if (victim == "shim") return find("containerd-shim-granary-v2", folder_ + "/run");
-  // Both are named after their VM, and only a pod's has a file server.
+  // Both call themselves "granary-vmm vm=3", and only a pod's has a file server.
   const pid_t file_server = find("granary-fsd", "vm=");
   if (victim == "granary-fsd" || file_server == 0) return file_server;
   const std::string& text = words[file_server];
