@@ -7,6 +7,7 @@
 
 #include "agent/convert.h"
 #include "agent/log_text.h"
+#include "agent/sandbox_controller.h"
 #include "agent/shim/own_names.h"
 #include "grpc-api/status.h"
 #include "vmpool/pool/guest_client.h"
@@ -30,7 +31,7 @@ pool::SteadyTime deadline_of(std::chrono::system_clock::time_point rpc_deadline,
 
 // The leases of pods say by their owner whose they are, and end with that.
 granary::Status check_owner(const std::string& owner_id) {
-  for (const std::string_view prefix : {std::string_view("cri/"), shim::kOwnerPrefix}) {
+  for (const std::string_view prefix : {SandboxController::kOwnerPrefix, shim::kOwnerPrefix}) {
     if (owner_id.starts_with(prefix)) {
       return Error(Errc::kInvalidArgument, "owner \"" + one_line(owner_id.substr(0, 80)) +
                                                "\": names that begin with " + std::string(prefix) + " are pods'");

@@ -14,7 +14,6 @@ namespace {
 
 namespace sandbox = containerd::services::sandbox::v1;
 
-constexpr const char* kOwnerPrefix = "cri/";
 constexpr const char* kPoolAnnotation = "granary.dev/pool";
 constexpr uint32_t kTaskVersion = 3;
 constexpr uint32_t kKilledStatus = 137;
@@ -332,11 +331,11 @@ grpc::ServerUnaryReactor* SandboxController::Wait(grpc::CallbackServerContext* /
   return waiter;
 }
 
-std::string SandboxController::owner_of(const std::string& sandbox_id) { return kOwnerPrefix + sandbox_id; }
+std::string SandboxController::owner_of(const std::string& sandbox_id) { return std::string(kOwnerPrefix) + sandbox_id; }
 
 std::string SandboxController::sandbox_of(const Lease& lease) {
   if (!lease.owner_id.starts_with(kOwnerPrefix)) return "";
-  return lease.owner_id.substr(std::string_view(kOwnerPrefix).size());
+  return lease.owner_id.substr(kOwnerPrefix.size());
 }
 
 void SandboxController::restore(const Lease& lease, int64_t started_unix_ns) {

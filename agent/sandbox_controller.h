@@ -49,6 +49,7 @@ class SandboxController final : public containerd::services::sandbox::v1::Contro
   ~SandboxController() override;
 
   // Who holds the clone of a sandbox.
+  static constexpr std::string_view kOwnerPrefix = "cri/";
   static std::string owner_of(const std::string& sandbox_id);
   // The sandbox of a lease; empty: none.
   static std::string sandbox_of(const Lease& lease);

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <map>
+#include <system_error>
+#include <thread>
 
 #include "agent/convert.h"
 #include "agent/log_text.h"
@@ -18,7 +20,9 @@ namespace {
 
 constexpr const char* kService = "granary.v1.Pool";
 constexpr size_t kMostConnections = 8192;  // each pod's shim has one or two for its life
-constexpr int kMostWaiting = 256;          // for a clone, each on a thread
+// Requests at once, each on a thread: those for a clone, and all others, which must not wait behind them.
+constexpr int kMostWaiting = 256;
+constexpr int kMostOthers = 1024;
 // As the sandbox controller: a pool that stays empty this long is worth telling.
 constexpr std::chrono::milliseconds kLongestWait{30'000};
 
@@ -49,7 +53,7 @@ ShimDoor::~ShimDoor() {
   if (thread_.joinable()) thread_.join();
   {
     std::unique_lock lock(mutex_);
-    idle_.wait(lock, [this] { return busy_ == 0; });
+    idle_.wait(lock, [this] { return waiting_ + others_ == 0; });
   }
   server_.reset();
   ::unlink(path_.c_str());
@@ -62,32 +66,40 @@ void ShimDoor::handle(ttrpc::Call call, ttrpc::Answer answer) {
   if (call.service == kService && call.method == "Attach") {
     auto file = std::make_shared<Fd>(call.take_fd());
     return do_aside([this, payload = std::move(call.payload), file] { return attach(payload, std::move(*file)); },
-                    std::move(answer));
+                    std::move(answer), others_, kMostOthers);
   }
   if (const auto method = kMethods.find(call.method); call.service == kService && method != kMethods.end()) {
-    if (call.method == "Acquire" && waiting_ >= kMostWaiting) {
-      return answer(shim::rpc_error(shim::Rpc::kResourceExhausted, "too many pods wait for a clone"));
-    }
+    const bool waits = call.method == "Acquire";
     return do_aside([this, payload = std::move(call.payload), what = method->second] { return (this->*what)(payload); },
-                    std::move(answer));
+                    std::move(answer), waits ? waiting_ : others_, waits ? kMostWaiting : kMostOthers);
   }
   answer(shim::rpc_error(shim::Rpc::kUnimplemented,
                          "shims are answered Acquire, Release, Attach and Detach of granary.v1.Pool alone"));
 }
 
-void ShimDoor::do_aside(std::function<Result<std::string>()> work, ttrpc::Answer answer) {
+void ShimDoor::do_aside(std::function<Result<std::string>()> work, ttrpc::Answer answer, int& count, int most) {
+  const auto refuse = [&answer](const char* why) { answer(shim::rpc_error(shim::Rpc::kResourceExhausted, why)); };
   {
     const std::lock_guard lock(mutex_);
-    ++busy_;
+    if (count >= most) return refuse("too many requests of shims at once: pods wait for clones, or VMMs hang");
+    ++count;
   }
-  std::thread([this, work = std::move(work), answer = std::move(answer)] {
-    Result<std::string> result = work();
-    if (!result) spdlog::warn("request of a shim failed error=\"{}\"", log_value(result.error().message()));
-    loop_->post([answer, result = std::move(result)] { answer(result); });
+  const auto done = [this, &count] {
     const std::lock_guard lock(mutex_);
-    --busy_;
+    --count;
     idle_.notify_all();
-  }).detach();
+  };
+  try {
+    std::thread([this, work = std::move(work), answer, done] {
+      Result<std::string> result = work();
+      if (!result) spdlog::warn("request of a shim failed error=\"{}\"", log_value(result.error().message()));
+      loop_->post([answer, result = std::move(result)] { answer(result); });
+      done();
+    }).detach();
+  } catch (const std::system_error&) {
+    done();
+    refuse("granaryd can have no more threads: raise its pids limit");
+  }
 }
 
 Result<std::string> ShimDoor::attach(const std::string& payload, Fd file) {
@@ -114,11 +126,6 @@ Result<std::string> ShimDoor::acquire(const std::string& payload) {
   if (request.disks_size() > 0 || request.has_own_network()) {
     return Error(Errc::kInvalidArgument, "a pod's clone has neither disks nor own_network from the start");
   }
-  struct Waiting {
-    explicit Waiting(std::atomic<int>& of) : count(of) { ++count; }
-    ~Waiting() { --count; }
-    std::atomic<int>& count;
-  } const waiting(waiting_);
   const std::chrono::milliseconds wait(std::clamp(request.wait_ms(), int64_t{1}, kLongestWait.count()));
   const Lease lease = GRANARY_TRY(pools_.acquire({.pool = request.pool(),
                                                   .owner_id = request.owner_id(),

@@ -44,7 +44,8 @@ class ShimDoor {
   Result<std::string> detach(const std::string& payload);
   Result<std::string> acquire(const std::string& payload);
   Result<std::string> release(const std::string& payload);
-  void do_aside(std::function<Result<std::string>()> work, ttrpc::Answer answer);
+  // `count`: of those that are being done, `most` at once.
+  void do_aside(std::function<Result<std::string>()> work, ttrpc::Answer answer, int& count, int most);
 
   std::string path_;
   Pools pools_;
@@ -52,8 +53,9 @@ class ShimDoor {
   std::unique_ptr<ttrpc::Server> server_;
   std::mutex mutex_;
   std::condition_variable idle_;
-  std::atomic<int> waiting_ = 0;  // calls that wait for a clone
-  int busy_ = 0;  // calls that are being done, each on a thread of its own: a VMM that hangs holds up its own pod alone
+  // Calls that are being done, each on a thread of its own: a VMM that hangs holds up its own pod alone. Guarded by the mutex.
+  int waiting_ = 0;  // for a clone
+  int others_ = 0;
   std::jthread thread_;
 };
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/shim_watch.h"
 
+#include <fcntl.h>
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -73,8 +75,17 @@ void ShimWatch::gone(const std::string& sandbox_id) {
 }
 
 void ShimWatch::ended(const std::string& sandbox_id) {
-  ::unlink(shim::own_shim_socket(run_dir_, sandbox_id).c_str());
+  remove_socket(sandbox_id);
   ended_(sandbox_id);
+}
+
+// Unless a new shim is being started at it: whoever starts one holds the folder, and replaces what is there.
+void ShimWatch::remove_socket(const std::string& sandbox_id) const {
+  const Result<Fd> folder = open_file(shim::own_shims_folder(run_dir_), O_RDONLY | O_DIRECTORY);
+  if (!folder || ::flock(folder->get(), LOCK_EX | LOCK_NB) != 0) return;
+  const std::string socket = shim::own_shim_socket(run_dir_, sandbox_id);
+  const Result<Fd> listener = ttrpc::connect_unix(socket);
+  if (!listener && nobody_listens(listener.error())) ::unlink(socket.c_str());
 }
 
 std::vector<std::string> own_shim_differences(const std::string& run_dir, const std::vector<Lease>& leases) {

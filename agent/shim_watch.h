@@ -41,6 +41,7 @@ class ShimWatch {
   void later(const std::string& sandbox_id);
   void gone(const std::string& sandbox_id);
   void ended(const std::string& sandbox_id);
+  void remove_socket(const std::string& sandbox_id) const;
 
   const std::string run_dir_;
   const std::function<void(const std::string&)> ended_;

@@ -86,7 +86,10 @@ Result<bool> Nft::remove_table(const std::string& table, const std::string& what
   (void)::nft_ctx_get_output_buffer(context_);
   const std::string words = words_of(::nft_ctx_get_error_buffer(context_));
   if (removed) return true;
-  if (words.find(std::strerror(ENOENT)) != std::string::npos) return false;
+  // EOPNOTSUPP: a kernel that has nfnetlink and no nf_tables.
+  for (const int none : {ENOENT, EOPNOTSUPP}) {
+    if (words.find(std::strerror(none)) != std::string::npos) return false;
+  }
   return Error::from_errno(EIO, what + ": nf_tables: " + words);
 }
 

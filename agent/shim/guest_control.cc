@@ -27,7 +27,12 @@ GuestControl::~GuestControl() {
   loop_.remove(pause_);
 }
 
-Status GuestControl::open() {
+void GuestControl::open() {
+  const Status connected = connect();
+  if (!connected) on_not_connected(connected.error(), connected.error());
+}
+
+Status GuestControl::connect() {
   conversation_ = GRANARY_TRY(GuestConversation::open(loop_, socket_path_,
                                                       {.reply = [this](guest::v1::Reply& reply) { on_reply(reply); },
                                                        .closed = [this](const Error& why) { on_closed(why); }}));
@@ -71,19 +76,32 @@ void GuestControl::on_closed(const Error& why) {
   }
   if (++openings_ <= kMostOpenings) {
     open_again(why);
-  } else if (pause_ == 0) {
-    pause_ = loop_.call_at(now + kPause, [this, why] {
-      pause_ = 0;
-      open_again(why);
-    });
+  } else {
+    open_later(why);
   }
   fail_all(why);
 }
 
 void GuestControl::open_again(const Error& why) {
-  if (is_gone_ || open()) return;
-  is_gone_ = true;
-  gone_(why);
+  if (is_gone_) return;
+  if (const Status connected = connect(); !connected) on_not_connected(connected.error(), why);
+}
+
+// Without descriptors, or with a muxer that has its hands full, the guest may be well.
+void GuestControl::on_not_connected(const Error& error, const Error& why) {
+  if (error.is(Errc::kPeerGone)) {
+    is_gone_ = true;
+    return gone_(why);
+  }
+  open_later(why);
+}
+
+void GuestControl::open_later(const Error& why) {
+  if (pause_ != 0) return;
+  pause_ = loop_.call_at(EventLoop::Clock::now() + kPause, [this, why] {
+    pause_ = 0;
+    open_again(why);
+  });
 }
 
 void GuestControl::fail_all(const Error& why) {

@@ -25,14 +25,15 @@ class GuestControl {
   // A reply that is no Failure, or why there is none: to_error(), kPeerGone, kGuestUnresponsive.
   using Done = std::function<void(Result<guest::v1::Reply>)>;
 
-  // `gone`: once, when the conversation has ended and no new one can be had.
+  // `gone`: once, when nothing listens at the clone's socket any more.
   GuestControl(EventLoop& loop, std::string socket_path, std::function<void(const Error& why)> gone)
       : loop_(loop), socket_path_(std::move(socket_path)), gone_(std::move(gone)) {}
   ~GuestControl();
   GuestControl(const GuestControl&) = delete;
   GuestControl& operator=(const GuestControl&) = delete;
 
-  Status open();
+  // A guest that is not there is told by `gone`, from within; one that cannot be reached now is tried again.
+  void open();
   // `done` is called from the loop, never from within this call.
   void ask(const guest::v1::Request& request, Done done);
 
@@ -41,7 +42,10 @@ class GuestControl {
   void on_closed(const Error& why);
   void fail_all(const Error& why);
   void watch_answer();
+  Status connect();
   void open_again(const Error& why);
+  void open_later(const Error& why);
+  void on_not_connected(const Error& error, const Error& why);
 
   EventLoop& loop_;
   std::string socket_path_;

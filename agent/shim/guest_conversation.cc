@@ -20,9 +20,8 @@ constexpr size_t kLongestGreeting = 16;  // "OK " and a 32-bit number
 Result<std::unique_ptr<GuestConversation>> GuestConversation::open(EventLoop& loop, const std::string& socket_path,
                                                                    Handlers handlers, size_t most_reply_bytes) {
   Result<Fd> connected = ttrpc::connect_unix(socket_path);
-  if (!connected && !connected.error().is(Errc::kInvalidArgument)) {
-    return Error(Errc::kPeerGone, "the guest: " + connected.error().message());
-  }
+  const auto is = [&](int number) { return !connected && connected.error().is_errno(number); };
+  if (is(ENOENT) || is(ECONNREFUSED)) return Error(Errc::kPeerGone, "the guest: " + connected.error().message());
   Fd socket = GRANARY_TRY(std::move(connected));
   std::unique_ptr<GuestConversation> made(
       new GuestConversation(loop, std::move(socket), std::move(handlers), most_reply_bytes));

@@ -57,9 +57,14 @@ OwnPod::OwnPod(EventLoop& loop, Pod pod, std::function<void()> ended)
       clone_(loop, pod_.agent_socket, pod_.sandbox_id),
       events_(loop, pod_.events_socket),
       pid_(static_cast<uint32_t>(::getpid())) {
+  watch_unused();
+}
+
+void OwnPod::watch_unused() {
+  loop_.remove(unused_timer_);
   unused_timer_ = loop_.call_at(EventLoop::Clock::now() + kUnusedLimit, [this] {
     unused_timer_ = 0;
-    if (phase_ == Phase::kNone) ended_();
+    if (phase_ == Phase::kNone && !shutdown_asked_) ended_();
   });
 }
 
@@ -124,6 +129,7 @@ void OwnPod::create(const ttrpc::Call& call, const Caller& caller, Answer answer
 void OwnPod::on_taken(const Result<v1::AcquireResponse>& taken, const Answer& answer) {
   if (!taken) {
     phase_ = Phase::kNone;
+    watch_unused();
     answer(taken.error());
     return end_if_unused();
   }
@@ -158,6 +164,7 @@ void OwnPod::undo(const Error& why, const Answer& answer) {
     service_.reset();
     forward_.reset();
     phase_ = Phase::kNone;
+    watch_unused();
     answer(why);
     end_if_unused();
   });

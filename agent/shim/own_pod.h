@@ -64,6 +64,7 @@ class OwnPod {
   void exited(uint32_t status);
   void removed(const Answer& answer);
   void end_if_unused();
+  void watch_unused();
   void end_when_told(EventLoop::Clock::time_point limit);
   // NOT_FOUND unless it is created and not yet deleted.
   Status check_there() const;

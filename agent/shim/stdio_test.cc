@@ -107,6 +107,25 @@ TEST_F(StdioTest, ADeadReaderStopsNeitherExitNorOthers) {
   EXPECT_TRUE(ask<WaitRequest>("Wait", "c2"));
 }
 
+TEST_F(StdioTest, WhatHasEndedBehindItsOutputIsLetGoByAKill) {
+  start();
+  FakeGuest::Peer* peer = guest_->conversation("c1");
+  for (int i = 0; i < 8; ++i) {
+    FakeGuest::output(*peer, std::string(60'000, 'x'));
+    settle();
+  }
+  guest_->exit("c1", 3);
+  guest_->on_request = [](FakeGuest::Peer& asking, const guest::v1::Request& request) {
+    if (request.has_container_kill()) FakeGuest::fail(asking, guest::v1::Failure::NOT_FOUND, "it has ended");
+    return request.has_container_kill();
+  };
+  KillRequest kill;
+  kill.set_id("c1");
+  kill.set_signal(9);
+  EXPECT_FALSE(call("Kill", kill));
+  EXPECT_TRUE(ask<WaitRequest>("Wait", "c1"));
+}
+
 TEST_F(StdioTest, AReaderThatStandsStillStopsNeitherTheEndOfWhatIsKilledNorOthers) {
   start();
   FakeGuest::Peer* peer = guest_->conversation("c1");

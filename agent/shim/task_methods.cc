@@ -114,7 +114,7 @@ void TaskService::start_container(Container& container, Answer answer) {
 
 // It would be frozen as soon as it is in the container, and could not say that it has started.
 Status TaskService::check_awake(const Container& container) {
-  if (!container.paused) return ok();
+  if (container.freeze == Freeze::kNone) return ok();
   return rpc_error(Rpc::kFailedPrecondition, "container " + container.id + " is paused: resume it first");
 }
 
@@ -202,7 +202,9 @@ void TaskService::kill(const Caller& /*caller*/, const std::string& payload, Ans
   question.mutable_container_kill()->set_all(request->all());
   control_.ask(question, [this, kills, id = request->id(), answer = std::move(answer)](const auto& reply) {
     const Result<Container*> killed = find(id);
-    if (reply && kills && killed) (*killed)->process->note_killed();
+    // Its end may be behind output that nobody reads.
+    const bool has_ended = reply || to_rpc(reply.error()).code == Rpc::kNotFound;
+    if (has_ended && kills && killed) (*killed)->process->note_killed();
     reply ? answer(empty()) : answer(reply.error());
   });
 }
@@ -294,7 +296,7 @@ void TaskService::state(const Caller& /*caller*/, const std::string& payload, An
   response.set_exec_id(request->exec_id());
   response.set_bundle(containers_.at(request->id()).bundle);
   response.set_pid(pid_);
-  const bool paused = containers_.at(request->id()).paused && (*process)->phase() == Phase::kRunning;
+  const bool paused = containers_.at(request->id()).freeze == Freeze::kFrozen && (*process)->phase() == Phase::kRunning;
   response.set_status(paused ? task::PAUSED : status_of((*process)->phase()));
   response.set_stdin(streams.in);
   response.set_stdout(streams.out);
@@ -399,27 +401,44 @@ void TaskService::resume(const Caller& /*caller*/, const std::string& payload, A
 void TaskService::freeze(const std::string& id, bool frozen, Answer answer) {
   const auto process = find(id, "", Operation::kPause);
   if (!process) return answer(process.error());
-  if (containers_.at(id).paused == frozen) {
-    return answer(rpc_error(Rpc::kFailedPrecondition, "container " + id + (frozen ? " is paused" : " is not paused")));
+  Container& known = containers_.at(id);
+  if (frozen && known.freeze != Freeze::kNone) {
+    return answer(rpc_error(Rpc::kFailedPrecondition, "container " + id + " is paused"));
   }
+  // From now on nothing is started in it. One that is resumed is asked in any case: a Pause that failed may have had an
+  // effect.
+  const bool was_frozen = known.freeze == Freeze::kFrozen;
+  known.freeze = Freeze::kAsked;
   guest::v1::Request question;
   question.mutable_container_freeze()->set_container_id(id);
   question.mutable_container_freeze()->set_frozen(frozen);
-  slow_control_.ask(question, [this, id, frozen, answer = std::move(answer)](const Result<guest::v1::Reply>& reply) {
-    if (!reply) return answer(reply.error());
-    if (const auto container = find(id); container) {
-      (*container)->paused = frozen;
+  const auto done = [this, id, frozen, was_frozen, answer = std::move(answer)](const Result<guest::v1::Reply>& reply) {
+    const auto container = find(id);
+    if (!reply) {
+      if (container && frozen) thaw(id);
+      if (container && !frozen) (*container)->freeze = was_frozen ? Freeze::kFrozen : Freeze::kNone;
+      return answer(reply.error());
+    }
+    if (container) {
+      (*container)->freeze = frozen ? Freeze::kFrozen : Freeze::kNone;
       containerd::events::TaskPaused paused;
       containerd::events::TaskResumed resumed;
       paused.set_container_id(id);
       resumed.set_container_id(id);
-      if (frozen) {
-        publish(**container, paused);
-      } else {
-        publish(**container, resumed);
-      }
+      if (frozen) publish(**container, paused);
+      if (!frozen && was_frozen) publish(**container, resumed);
     }
     answer(empty());
+  };
+  slow_control_.ask(question, done);
+}
+
+// After a Pause that failed, of which nobody knows how far it came.
+void TaskService::thaw(const std::string& id) {
+  guest::v1::Request question;
+  question.mutable_container_freeze()->set_container_id(id);
+  slow_control_.ask(question, [this, id](const Result<guest::v1::Reply>& /*reply*/) {
+    if (const auto container = find(id); container) (*container)->freeze = Freeze::kNone;
   });
 }
 

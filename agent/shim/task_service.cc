@@ -24,9 +24,8 @@ TaskService::TaskService(EventLoop& loop, Pod pod, std::function<void()> clone_g
 TaskService::~TaskService() = default;
 
 void TaskService::open() {
-  for (GuestControl* control : {&control_, &slow_control_}) {
-    if (const Status opened = control->open(); !opened) return on_clone_gone(opened.error());
-  }
+  control_.open();
+  slow_control_.open();
 }
 
 void TaskService::handle(ttrpc::Call call, ttrpc::Answer answer) {

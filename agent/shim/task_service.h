@@ -62,6 +62,7 @@ class TaskService {
     std::vector<std::string> shares;
     std::optional<MountedRoot> root;
   };
+  enum class Freeze { kNone, kAsked, kFrozen };
   struct Container {
     std::string id;
     std::string bundle;
@@ -71,7 +72,7 @@ class TaskService {
     std::map<std::string, guest::v1::Request> exec_requests;
     HostFiles files;
     std::shared_ptr<GuestSpec> spec;
-    bool paused = false;
+    Freeze freeze = Freeze::kNone;
   };
   using Method = void (TaskService::*)(const Caller& caller, const std::string& payload, Answer& answer);
   static const std::map<std::string, Method>& methods();
@@ -120,6 +121,7 @@ class TaskService {
   void remove_container(Container& container, Answer answer);
   void finish_removal(const std::string& id, const Answer& answer);
   void freeze(const std::string& id, bool frozen, Answer answer);
+  void thaw(const std::string& id);
   void on_exited(const std::string& id, const std::string& exec_id);
   void on_clone_gone(const Error& why);
   void publish(const Container& container, const google::protobuf::MessageLite& event);

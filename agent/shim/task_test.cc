@@ -117,7 +117,7 @@ TEST_F(TaskTest, APausedContainerIsFrozenAlone) {
     EXPECT_TRUE(state && response.ParseFromString(*state));
     return response.status();
   };
-  EXPECT_EQ(code_of(ask<ResumeRequest>("Resume", "c1")), Rpc::kFailedPrecondition);
+  EXPECT_TRUE(ask<ResumeRequest>("Resume", "c1")) << "does nothing";
   EXPECT_TRUE(ask<PauseRequest>("Pause", "c1"));
   EXPECT_EQ(guest_->requests.back().container_freeze().container_id(), "c1");
   EXPECT_TRUE(guest_->requests.back().container_freeze().frozen());
@@ -135,6 +135,21 @@ TEST_F(TaskTest, APausedContainerIsFrozenAlone) {
   guest_->exit("c2", 137);
   ASSERT_TRUE(ask<WaitRequest>("Wait", "c2"));
   EXPECT_EQ(status("c2"), STOPPED);
+}
+
+TEST_F(TaskTest, APauseThatFailsIsTakenBack) {
+  create_and_start("c1");
+  std::vector<bool> asked;
+  guest_->on_request = [&](FakeGuest::Peer& peer, const guest::v1::Request& request) {
+    if (!request.has_container_freeze()) return false;
+    asked.push_back(request.container_freeze().frozen());
+    if (asked.back()) FakeGuest::fail(peer, guest::v1::Failure::OTHER, "it does not stand still");
+    return static_cast<bool>(asked.back());
+  };
+  EXPECT_FALSE(ask<PauseRequest>("Pause", "c1"));
+  ASSERT_TRUE(run_until([&] { return asked.size() == 2; }));
+  EXPECT_THAT(asked, ElementsAre(true, false));
+  EXPECT_TRUE(run_until([&] { return static_cast<bool>(exec("c1", "e1")); })) << "commands run in it again";
 }
 
 TEST_F(TaskTest, KillReachesTheGuest) {

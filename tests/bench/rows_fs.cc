@@ -41,7 +41,8 @@ Result<Content> make_content(const std::string& folder) {
   }
   if (!big.flush()) return Error(Errc::kNotSupported, "write to " + content.folder);
   const std::string said =
-      GRANARY_TRY(shell("exec 2>&1; mkfs.ext4 -q -d " + content.folder + " " + content.image + " 128M && echo made"));
+      GRANARY_TRY(shell("exec 2>&1; truncate -s 128M " + content.image + " && mkfs.ext4 -q -F -d " + content.folder +
+                        " " + content.image + " && echo made"));
   if (said != "made\n") return Error(Errc::kNotSupported, "mkfs.ext4 (e2fsprogs): " + said);
   return content;
 }

@@ -89,24 +89,30 @@ bool is_before_2(const std::string& program) {
   return output.find(" 1.") != std::string::npos || output.find(" v1.") != std::string::npos;
 }
 
-// What deploy/containerd gives to users, with this test's paths.
+// What deploy/containerd gives to users, with this test's paths. Empty: it is not what this knows how to change.
 std::string granary_runtime(const ContainerdSetup& setup, bool before_2) {
   const bool by_shim = setup.sandbox_socket.empty();
   std::ifstream file(std::string(GRANARY_DEPLOY_DIR "/containerd/config-") + (by_shim ? "1" : "2") + ".toml");
   std::string text((std::istreambuf_iterator<char>(file)), {});
+  const auto replace = [&text](const std::string& name, const std::string& value) {
+    if (text.find(name) == std::string::npos) text.clear();
+    text = substitute(text, name, value);
+  };
   if (!by_shim) {
-    text = substitute(text, "/run/granary/granaryd.sock", setup.sandbox_socket);
+    replace("/run/granary/granaryd.sock", setup.sandbox_socket);
     return setup.scratch_image.empty() ? text : text + substitute(kBlockfile, "@SCRATCH@", setup.scratch_image);
   }
-  text = substitute(text, "  # [plugins", "  [plugins");
-  text = substitute(text, "  #   ConfigPath = '/run/granary'", "    ConfigPath = '" + setup.run_dir + "'");
+  replace("  # [plugins", "  [plugins");
+  replace("  #   ConfigPath = '/run/granary'", "    ConfigPath = '" + setup.run_dir + "'");
   return before_2 ? text : substitute(text, "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime");
 }
 
 std::string config_of(const ContainerdSetup& setup) {
   const bool before_2 = is_before_2(setup.unpacked + "/usr/bin/containerd");
   std::string text = substitute(before_2 ? kConfig1 : kConfig, "@DIR@", setup.directory);
-  return substitute(text, "@PAUSE@", kPauseImage) + granary_runtime(setup, before_2);
+  const std::string granary = granary_runtime(setup, before_2);
+  if (granary.empty()) return "";
+  return substitute(text, "@PAUSE@", kPauseImage) + granary;
 }
 
 void write_text(const std::string& path, const std::string& text) { std::ofstream(path) << text; }
@@ -115,7 +121,12 @@ void write_text(const std::string& path, const std::string& text) { std::ofstrea
 
 std::unique_ptr<Containerd> Containerd::start(const ContainerdSetup& setup) {
   std::filesystem::create_directories(setup.directory + "/cni");
-  write_text(setup.directory + "/config.toml", config_of(setup));
+  const std::string config = config_of(setup);
+  if (config.empty()) {
+    std::fprintf(stderr, "deploy/containerd is missing, or has changed: tests/e2e/containerd.cc must know how\n");
+    return nullptr;
+  }
+  write_text(setup.directory + "/config.toml", config);
   write_text(setup.directory + "/cni/10-test.conflist", substitute(kNetwork, "@DIR@", setup.directory));
 
   auto containerd = std::unique_ptr<Containerd>(new Containerd());

@@ -108,23 +108,18 @@ class FirstPod : public ::testing::Test {
     EXPECT_TRUE(status.ok()) << status.error_message();
     return response;
   }
-  static int processes_of_shim(const std::string& sandbox_id) {
-    int count = 0;
+  static std::vector<pid_t> shims_of(const std::string& sandbox_id) {
+    std::vector<pid_t> pids;
     for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
       std::ifstream file(entry.path() / "cmdline");
       const std::string line((std::istreambuf_iterator<char>(file)), {});
-      if (line.starts_with("containerd-shim-granary-v2") && line.find(sandbox_id) != std::string::npos) ++count;
+      if (line.starts_with("containerd-shim-granary-v2") && line.find(sandbox_id) != std::string::npos)
+        pids.push_back(std::stoi(entry.path().filename()));
     }
-    return count;
+    return pids;
   }
   static void kill_shim(const std::string& sandbox_id) {
-    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-      std::ifstream file(entry.path() / "cmdline");
-      const std::string line((std::istreambuf_iterator<char>(file)), {});
-      if (line.starts_with("containerd-shim-granary-v2") && line.find(sandbox_id) != std::string::npos) {
-        ::kill(std::stoi(entry.path().filename()), SIGKILL);
-      }
-    }
+    for (const pid_t pid : shims_of(sandbox_id)) ::kill(pid, SIGKILL);
   }
   // containerd finds an agent that was away within a second or so.
   static bool becomes(runtime::v1::PodSandboxState state, const std::string& id) {
@@ -179,11 +174,11 @@ TEST_F(FirstPod, BecomesReadyOnACloneAndGoesWithoutATrace) {
   const std::string task_socket =
       dir_ + (own_shim_ ? "/run/shims/" : "/run/tasks/") + running.pod_sandbox_id() + ".sock";
   EXPECT_TRUE(std::filesystem::is_socket(task_socket));
-  EXPECT_EQ(processes_of_shim(running.pod_sandbox_id()), 1);
+  EXPECT_EQ(shims_of(running.pod_sandbox_id()).size(), 1U);
 
   stop_and_remove(running.pod_sandbox_id());
   EXPECT_FALSE(std::filesystem::exists(task_socket));
-  EXPECT_EQ(processes_of_shim(running.pod_sandbox_id()), 0);
+  EXPECT_THAT(shims_of(running.pod_sandbox_id()), ::testing::IsEmpty());
   EXPECT_TRUE(wait_until([] { return pool_status().running() == 0 && pool_status().reclaiming() == 0; },
                          std::chrono::seconds(30)));
   EXPECT_EQ(pool_status().leaks(), 0U);
@@ -229,7 +224,7 @@ TEST_F(FirstPod, AKilledAgentCostsNoPodAndAShimThatDiesMeanwhileItsOwn) {
   EXPECT_TRUE(becomes_not_ready(dies.pod_sandbox_id()));
   EXPECT_TRUE(wait_until([] { return pool_status().running() == 1; }, std::chrono::seconds(30)));
   EXPECT_TRUE(becomes(runtime::v1::SANDBOX_READY, lives.pod_sandbox_id()));
-  // And it is watched again.
+  // And it is watched again: by the agent, or where containerd started it by containerd.
   kill_shim(lives.pod_sandbox_id());
   EXPECT_TRUE(becomes_not_ready(lives.pod_sandbox_id()));
   stop_and_remove(lives.pod_sandbox_id());
@@ -266,12 +261,13 @@ class ManyPods : public FirstPod {
       names.push_back(entry.path().filename());
     return names;
   }
+  static std::string netns_folder() { return dir_ + "/containerd/state/io.containerd.grpc.v1.cri/netns"; }
   // What pods leave, if they leave something: processes, sockets, mounts, network namespaces, leases.
   static void expect_nothing_left() {
     expect_clean_audit();
     for (const char* sockets : {"/run/tasks", "/run/shims"})
       EXPECT_THAT(names_in(dir_ + sockets), ::testing::IsEmpty());
-    EXPECT_THAT(names_in(dir_ + "/containerd/state/netns"), ::testing::IsEmpty());
+    EXPECT_THAT(names_in(netns_folder()), ::testing::IsEmpty());
     std::ifstream mounts("/proc/self/mounts");
     const std::string all((std::istreambuf_iterator<char>(mounts)), {});
     EXPECT_EQ(all.find(dir_), std::string::npos) << all;
@@ -294,6 +290,7 @@ TEST_F(ManyPods, FiftyAtOnce) {
     addresses.insert(sandbox.network().ip());
   }
   EXPECT_EQ(addresses.size(), kPods);
+  EXPECT_EQ(names_in(netns_folder()).size(), kPods);
   EXPECT_EQ(pool_status().running(), kPods);
   {
     std::vector<std::jthread> callers;

@@ -247,8 +247,8 @@ TEST_F(ContainerLinuxTest, AFrozenOneUsesNothingAndItsNeighbourGoesOn) {
   EXPECT_EQ(query("busy").cpu_usage_us(), used);
   freeze.set_frozen(false);
   ASSERT_TRUE(pool::freeze_container(socket_, freeze, in_time()));
-  while (query("busy").cpu_usage_us() == used && !HasFailure()) {
-  }
+  const auto limit = in_time();
+  while (query("busy").cpu_usage_us() == used && !HasFailure()) ASSERT_LT(pool::SteadyClock::now(), limit);
   freeze.set_frozen(true);
   ASSERT_TRUE(pool::freeze_container(socket_, freeze, in_time()));
   for (const auto& [id, session] : {std::pair("busy", busy.get()), std::pair("neighbour", neighbour.get())}) {

@@ -118,11 +118,11 @@ Status set_limits(const std::string& folder, const v1::Limits& limits) {
 }
 
 Status freeze(const std::string& folder) {
-  constexpr int kTries = 1000;
+  constexpr int kTries = 400;
   constexpr useconds_t kPauseUs = 5'000;
   GRANARY_TRY(write_value(folder + "/cgroup.freeze", "1"));
   for (int i = 0; i < kTries; ++i) {
-    if (value_in(text_of(folder + "/cgroup.events"), "frozen") == 1) return ok();
+    if (value_in(GRANARY_TRY(read_file(folder + "/cgroup.events")), "frozen") == 1) return ok();
     ::usleep(kPauseUs);
   }
   GRANARY_TRY(thaw(folder));

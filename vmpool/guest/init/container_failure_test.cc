@@ -2,6 +2,7 @@
 // What goes wrong with containers, with a crun that does as it is told.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -217,17 +218,35 @@ TEST_F(ContainerFailureTest, StateIsReadFromTheCgroup) {
 TEST_F(ContainerFailureTest, FreezingWaitsForTheKernelAndThawingDoesNot) {
   const Conversation running = start("a", "sleep 600");
   std::ofstream(in_cgroup("a/cgroup.freeze")) << "0\n";
-  std::ofstream(in_cgroup("a/cgroup.events")) << "populated 1\nfrozen 1\n";
+  std::ofstream(in_cgroup("a/cgroup.events")) << "populated 1\nfrozen 0\n";
   v1::Request request;
   request.mutable_container_freeze()->set_container_id("a");
   request.mutable_container_freeze()->set_frozen(true);
-  EXPECT_TRUE(ask(request).has_done());
-  EXPECT_EQ(read_file(in_cgroup("a/cgroup.freeze"))->front(), '1');
+  Conversation freezing = connect();
+  freezing.send(request);
+  while (read_file(in_cgroup("a/cgroup.freeze"))->front() != '1') {
+    EXPECT_EQ(connect().ask(probe_request(1)).ready().nonce(), 1U) << "others go on";
+  }
+  pollfd answer{.fd = freezing.fd(), .events = POLLIN, .revents = 0};
+  EXPECT_EQ(::poll(&answer, 1, 0), 0);
+  std::ofstream(in_cgroup("a/cgroup.events")) << "populated 1\nfrozen 1\n";
+  EXPECT_TRUE(freezing.receive().has_done());
   request.mutable_container_freeze()->set_frozen(false);
   EXPECT_TRUE(ask(request).has_done());
   EXPECT_EQ(read_file(in_cgroup("a/cgroup.freeze"))->front(), '0');
   request.mutable_container_freeze()->set_container_id("b");
   expect_failure(ask(request), v1::Failure::NOT_FOUND, "b");
+}
+
+TEST_F(ContainerFailureTest, WhatDoesNotStandStillGoesOn) {
+  const Conversation running = start("a", "sleep 600");
+  std::ofstream(in_cgroup("a/cgroup.freeze")) << "0\n";
+  std::ofstream(in_cgroup("a/cgroup.events")) << "populated 1\nfrozen 0\n";
+  v1::Request request;
+  request.mutable_container_freeze()->set_container_id("a");
+  request.mutable_container_freeze()->set_frozen(true);
+  expect_failure(ask(request), v1::Failure::OTHER, "freeze cgroup");
+  EXPECT_EQ(read_file(in_cgroup("a/cgroup.freeze"))->front(), '0');
 }
 
 TEST_F(ContainerFailureTest, APodsFilesLimitsAndSysctls) {
