@@ -18,6 +18,7 @@ grpc::StatusCode code_of(Errc code) {
     case Errc::kCloneUnknown:
       return grpc::StatusCode::NOT_FOUND;
     case Errc::kPoolEmpty:
+    case Errc::kSlotsTaken:
     case Errc::kAddressesExhausted:
       return grpc::StatusCode::RESOURCE_EXHAUSTED;
     case Errc::kShuttingDown:

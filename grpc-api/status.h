@@ -9,7 +9,7 @@ namespace granary::api {
 
 // The one mapping between this tree's errors and gRPC's.
 //
-// Code: kPoolUnknown, kCloneUnknown NOT_FOUND; kPoolEmpty RESOURCE_EXHAUSTED; kShuttingDown UNAVAILABLE;
+// Code: kPoolUnknown, kCloneUnknown NOT_FOUND; kPoolEmpty, kSlotsTaken RESOURCE_EXHAUSTED; kShuttingDown UNAVAILABLE;
 // kDeadlineExceeded DEADLINE_EXCEEDED; kInvalidArgument INVALID_ARGUMENT; kNotSupported UNIMPLEMENTED; kCloneGone,
 // EBUSY and what is wrong with this host (KVM, guest kernel, a second agent) FAILED_PRECONDITION; everything else
 // INTERNAL. Text: Error::message(). Details: a StatusDetails message that carries ErrorDetail, so that a client of this

@@ -5,6 +5,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <mutex>
@@ -118,6 +119,35 @@ TEST_F(FilesTest, ADirectoryRootAndAVolumeAreSharedUntilTheContainerIsDeleted) {
   ASSERT_TRUE(ask<task::DeleteRequest>("Delete", "c1"));
   EXPECT_THAT(fsd_.exports(), IsEmpty());
   EXPECT_FALSE(is_mounted(request));
+}
+
+TEST_F(FilesTest, ADiskRootIsSharedWhenTheCloneHasNoFreeDisk) {
+  const std::string image = directory_ + "/root.ext4";
+  const std::string make = "truncate -s 4M " + image + " && mkfs.ext4 -q -F -d " + directory_ + "/layer " + image;
+  ASSERT_EQ(std::system(make.c_str()), 0) << "e2fsprogs";
+  if (!std::filesystem::exists("/dev/loop-control")) GTEST_SKIP() << "no loop devices here";
+  auto request = directory_request("c1");
+  request.mutable_rootfs(0)->set_type("ext4");
+  request.mutable_rootfs(0)->set_source(image);
+  request.mutable_rootfs(0)->clear_options();
+  request.mutable_rootfs(0)->add_options("loop");
+  write_spec(request, "");
+  attach_fails_ = rpc_error(Rpc::kResourceExhausted, "all disk slots are taken");
+  const auto answer = call("Create", request);
+  ASSERT_TRUE(answer) << answer.error().message();
+  EXPECT_TRUE(is_mounted(request));
+  EXPECT_THAT(fsd_.exports(), ::testing::ElementsAre("s1 rw"));
+  EXPECT_EQ(created().rootfs().directory(), "/run/granary/shares/s1");
+  ASSERT_TRUE(ask<task::DeleteRequest>("Delete", "c1"));
+  EXPECT_FALSE(is_mounted(request));
+  EXPECT_THAT(detached_, IsEmpty());
+  // For any other reason there is no container: another clone may have the disk.
+  attach_fails_ = rpc_error(Rpc::kFailedPrecondition, "in use");
+  auto other = directory_request("c2");
+  *other.mutable_rootfs(0) = request.rootfs(0);
+  write_spec(other, "");
+  EXPECT_EQ(code_of(call("Create", other)), Rpc::kFailedPrecondition);
+  EXPECT_FALSE(is_mounted(other));
 }
 
 TEST_F(FilesTest, WhatFailsLeavesNeitherMountNorExport) {

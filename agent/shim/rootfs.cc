@@ -2,6 +2,8 @@
 #include "agent/shim/rootfs.h"
 
 #include <fcntl.h>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 
@@ -34,15 +36,39 @@ constexpr std::array<Flag, 8> kFlags = {{{"ro", MS_RDONLY},
 Status check_mounts(const Mounts& mounts) {
   if (mounts.empty()) return Error(Errc::kInvalidArgument, "root file system: containerd gives no mounts");
   if (mounts.size() > 1) {
-    return Error(Errc::kNotSupported,
-                 "root file system of " + std::to_string(mounts.size()) + " mounts, the first of type \"" +
-                     mounts[0].type().substr(0, 32) + "\": use a snapshotter that gives one (overlayfs, blockfile, devmapper)");
+    return Error(Errc::kNotSupported, "root file system of " + std::to_string(mounts.size()) +
+                                          " mounts, the first of type \"" + mounts[0].type().substr(0, 32) +
+                                          "\": use a snapshotter that gives one (overlayfs, blockfile, devmapper)");
   }
   if (mounts[0].options_size() > static_cast<int>(kMostOptions)) {
     return Error(Errc::kInvalidArgument,
                  "root file system: " + std::to_string(mounts[0].options_size()) + " mount options");
   }
   return ok();
+}
+
+bool is_regular(const Fd& file) {
+  struct stat info {};
+  return ::fstat(file.get(), &info) == 0 && S_ISREG(info.st_mode);
+}
+
+// A loop device of the file (Linux: include/uapi/linux/loop.h, LOOP_CONFIGURE since 5.8), which ends with its last
+// user.
+Result<Fd> loop_device_of(const Fd& file, bool read_only, std::string& path) {
+  constexpr int kTries = 16;  // between asking for a free one and taking it others may have taken it
+  const Fd control = GRANARY_TRY(open_file("/dev/loop-control", O_RDWR));
+  loop_config config{};
+  config.fd = static_cast<uint32_t>(file.get());
+  config.info.lo_flags = LO_FLAGS_AUTOCLEAR | (read_only ? LO_FLAGS_READ_ONLY : 0);
+  for (int i = 0; i < kTries; ++i) {
+    const int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
+    if (number < 0) return Error::last_os_error("a free loop device");
+    path = "/dev/loop" + std::to_string(number);
+    Fd device = GRANARY_TRY(open_file(path, read_only ? O_RDONLY : O_RDWR));
+    if (::ioctl(device.get(), LOOP_CONFIGURE, &config) == 0) return device;
+    if (errno != EBUSY) return Error::last_os_error("make " + path + " a loop device");
+  }
+  return Error::from_errno(EBUSY, "a free loop device");
 }
 
 }  // namespace
@@ -78,19 +104,27 @@ Result<MountedRoot> MountedRoot::mount(const Mounts& mounts, const std::string& 
     const auto* const known = std::ranges::find(kFlags, option, &Flag::name);
     if (known != kFlags.end()) {
       flags |= known->flag;
-    } else {
+    } else if (option != "loop") {
       data += (data.empty() ? "" : ",") + option;
     }
   }
-  // mount(2) takes a page and cuts off what is longer: then other layers would be mounted than those that were asked for.
+  // mount(2) takes a page and cuts off what is longer: then other layers would be mounted than those that were asked
+  // for.
   if (data.size() >= kMostOptionBytes) {
     return Error(Errc::kNotSupported, "root file system: mount options of " + std::to_string(data.size()) +
                                           " bytes, at most 4095 are possible; use an image with fewer layers");
   }
   if (::mkdir(target.c_str(), 0711) != 0 && errno != EEXIST) return Error::last_os_error("make " + target);
-  if (::mount(wanted.source().c_str(), target.c_str(), wanted.type().c_str(), flags, data.c_str()) != 0) {
-    return Error::last_os_error("mount " + wanted.type().substr(0, 32) + " " + wanted.source().substr(0, 256) + " with \"" +
-                                data.substr(0, 512) + "\" as root file system");
+  std::string source = wanted.source();
+  Fd loop;  // until the mount holds it
+  if (is_block_type(wanted.type())) {
+    const BlockRoot root = GRANARY_TRY(open_block_root(mounts));
+    if (root.read_only) flags |= MS_RDONLY;
+    if (is_regular(root.file)) loop = GRANARY_TRY(loop_device_of(root.file, root.read_only, source));
+  }
+  if (::mount(source.c_str(), target.c_str(), wanted.type().c_str(), flags, data.c_str()) != 0) {
+    return Error::last_os_error("mount " + wanted.type().substr(0, 32) + " " + wanted.source().substr(0, 256) +
+                                " with \"" + data.substr(0, 512) + "\" as root file system");
   }
   return MountedRoot(target, (flags & MS_RDONLY) != 0);
 }

@@ -22,9 +22,9 @@ struct BlockRoot {
 
 using Mounts = google::protobuf::RepeatedPtrField<containerd::task::v3::Mount>;
 
-// How a container's root file system, which containerd gives as one mount that nobody has made yet, gets into the guest: a
-// file system on a file or block device (blockfile, devmapper) as a disk, everything else (overlay, bind) is mounted here
-// and shared.
+// How a container's root file system, which containerd gives as one mount that nobody has made yet, gets into the
+// guest: a file system on a file or block device (blockfile, devmapper) as a disk, as long as the clone has one that is
+// free; everything else (overlay, bind) is mounted here and shared.
 bool is_block_root(const Mounts& mounts);
 // kInvalidArgument: no mounts, or what is neither file nor block device; kNotSupported: several mounts; errno with the
 // path: it cannot be opened.
@@ -33,8 +33,9 @@ Result<BlockRoot> open_block_root(const Mounts& mounts);
 // A root file system that is mounted on this host as long as the object lives.
 class MountedRoot {
  public:
-  // At `target`, which is made if need be. kInvalidArgument: no mounts, too many options; kNotSupported: several mounts,
-  // or options longer than the kernel takes; the errno of mount(2) with type, source and options.
+  // At `target`, which is made if need be; a file system in a regular file through a loop device, which goes with the
+  // mount. kInvalidArgument: no mounts, too many options; kNotSupported: several mounts, or options longer than the
+  // kernel takes; the errno of mount(2) with type, source and options.
   static Result<MountedRoot> mount(const Mounts& mounts, const std::string& target);
   ~MountedRoot();
   MountedRoot(MountedRoot&& other) noexcept : target_(std::exchange(other.target_, {})), read_only_(other.read_only_) {}

@@ -33,6 +33,7 @@ Rpc code_of(Errc code) {
     case Errc::kNotSupported:
       return Rpc::kUnimplemented;
     case Errc::kPoolEmpty:
+    case Errc::kSlotsTaken:
       return Rpc::kResourceExhausted;
     case Errc::kPeerGone:
     case Errc::kShuttingDown:

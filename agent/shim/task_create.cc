@@ -93,9 +93,13 @@ Status TaskService::prepare_disk(Container& /*container*/, const task::CreateTas
   const int file = root.file.get();
   const bool read_only = root.read_only;
   disks_.attach(file, read_only,
-                [this, id = request.id(), root = std::make_shared<BlockRoot>(std::move(root)),
+                [this, request, id = request.id(), root = std::make_shared<BlockRoot>(std::move(root)),
                  event = created_event(request, pid_).SerializeAsString(),
                  answer = std::move(answer)](const Result<uint32_t>& disk) mutable {
+                  if (!disk && to_rpc(disk.error()).code == Rpc::kResourceExhausted) {
+                    root.reset();
+                    return share_instead(request, answer);
+                  }
                   if (const Status kept = keep_disk(id, disk); !kept) return answer(kept.error());
                   guest::v1::Rootfs rootfs;
                   rootfs.mutable_block()->set_disk(*disk);
@@ -104,6 +108,18 @@ Status TaskService::prepare_disk(Container& /*container*/, const task::CreateTas
                   create_in_guest(id, std::move(rootfs), event, std::move(answer));
                 });
   return ok();
+}
+
+// No disk of the clone is free.
+void TaskService::share_instead(const task::CreateTaskRequest& request, Answer& answer) {
+  const auto found = containers_.find(request.id());
+  Status prepared =
+      clone_gone_.value_or(Error(Errc::kCloneGone, "container " + request.id() + " is not wanted any more"));
+  if (found != containers_.end() && found->second.process->phase() == Phase::kCreating)
+    prepared = prepare_directory(found->second, request, answer);
+  if (prepared) return;
+  abandon(request.id());
+  answer(prepared.error());
 }
 
 // Once the guest has let go of them, or is gone.

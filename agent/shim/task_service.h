@@ -99,6 +99,7 @@ class TaskService {
   Result<Container*> admit(const Caller& caller, const containerd::task::v3::CreateTaskRequest& request);
   Status translate(Container& container, const containerd::task::v3::CreateTaskRequest& request);
   Status prepare_disk(Container& container, const containerd::task::v3::CreateTaskRequest& request, Answer& answer);
+  void share_instead(const containerd::task::v3::CreateTaskRequest& request, Answer& answer);
   Status prepare_directory(Container& container, const containerd::task::v3::CreateTaskRequest& request,
                            Answer& answer);
   Status prepare_shared(Container& container, const containerd::task::v3::CreateTaskRequest& request,

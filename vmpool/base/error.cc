@@ -46,6 +46,7 @@ class Category final : public std::error_category {
       case Errc::kInvalidArgument: return "invalid argument";
       case Errc::kContainerFailed: return "the container runtime failed";
       case Errc::kAddressesExhausted: return "no free address";
+      case Errc::kSlotsTaken: return "every slot is taken";
     }
     return "unknown error " + std::to_string(value);
   }

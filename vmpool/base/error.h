@@ -48,6 +48,7 @@ enum class Errc {
   kInvalidArgument,
   kContainerFailed,        // the guest's container runtime could not do it (context: its own words)
   kAddressesExhausted,     // every address of the guests' network is taken
+  kSlotsTaken,             // every disk of the clone is in use
 };
 
 const std::error_category& granary_category() noexcept;

@@ -124,7 +124,7 @@ Result<uint32_t> Clone::attach_running(const Disk& disk, uint32_t slots) {
     }
     if (!attached.error().is_errno(EBUSY)) return attached.error();
   }
-  return Error::from_errno(EBUSY, "all " + std::to_string(slots) + " disk slots of clone " + id_ +
+  return Error(Errc::kSlotsTaken, "all " + std::to_string(slots) + " disk slots of clone " + id_ +
                                       " are taken; raise `devices.block` of its pool");
 }
 

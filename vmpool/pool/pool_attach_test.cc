@@ -57,7 +57,7 @@ TEST_F(PoolAttachTest, ARunningCloneGetsOneMoreInTheFirstFreeSlot) {
   EXPECT_EQ(*pool->attach(clone->id, disk("two!", true)), 1U);
   const auto full = pool->attach(clone->id, disk("more"));
   ASSERT_FALSE(full);
-  EXPECT_TRUE(full.error().is_errno(EBUSY));
+  EXPECT_TRUE(full.error().is(Errc::kSlotsTaken));
   EXPECT_THAT(full.error().message(), HasSubstr("all 2 disk slots"));
   EXPECT_TRUE(pool->detach(clone->id, 0));
   EXPECT_TRUE(pool->detach(clone->id, 0).error().is(Errc::kInvalidArgument));
