@@ -8,7 +8,7 @@
 #include <new>
 #include <string>
 
-#include "tests/guest/virtio_mmio.h"
+#include "tests/guest/vsock_device.h"
 #include "tests/guest/wire.h"
 #include "vmpool/base/machine_layout.h"
 #include "vmpool/virtio/mmio_transport.h"

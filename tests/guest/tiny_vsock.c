@@ -3,7 +3,7 @@
 
 #include "tests/guest/layout.h"
 #include "tests/guest/machine.h"
-#include "tests/guest/virtio_mmio.h"
+#include "tests/guest/vsock_device.h"
 
 /* A guest that answers the host like granary-init does, as far as a clone's hand-over needs it, at CPL3 and without
  * interrupts. Its command line may make it misbehave: enum tiny_behaviour. */

@@ -5,15 +5,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "tests/guest/vsock.h"
-
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* A polled driver of one virtio-vsock device behind virtio-mmio (virtio 1.2, 4.2.3 and 5.10). It takes no interrupts
- * and negotiates VIRTIO_F_VERSION_1 only. The bus is a parameter, so that a test can run the driver against the VMM's
- * device without a virtual machine. */
+/* What the tiny guests' drivers share: the registers of virtio-mmio (virtio 1.2, 4.2.3) and split virtqueues (2.7),
+ * polled, without interrupts. The bus is a parameter, so that a test can run a driver against the VMM's device without
+ * a virtual machine. */
 
 struct tiny_bus {
   uint32_t (*read)(void* context, uint32_t offset);
@@ -24,10 +22,6 @@ struct tiny_bus {
 
 #define TINY_ALIGNED(n) __attribute__((aligned(n)))
 #define TINY_QUEUE_SIZE 16
-#define TINY_RX_BUFFERS 8
-#define TINY_RX_BYTES 2048
-#define TINY_TX_BYTES 256
-#define TINY_EVENTS 4
 
 struct tiny_descriptor {
   uint64_t address;
@@ -58,23 +52,26 @@ struct tiny_queue {
   uint16_t available; /* our copies: the next free place, and the next used element to look at */
   uint16_t used;
 };
+enum { TINY_DEVICE_READS = 0, TINY_DEVICE_WRITES = 2 }; /* flags of a descriptor */
 
-/* Lies in guest memory as a whole. */
-struct tiny_device {
-  struct tiny_bus bus;
-  struct tiny_queue rx, tx, event;
-  uint32_t tx_in_flight;
-  struct tiny_vsock vsock;
-  struct tiny_ring rings[3] TINY_ALIGNED(64);
-  uint32_t events[TINY_EVENTS];
-  uint8_t tx_buffers[TINY_QUEUE_SIZE][TINY_TX_BYTES] TINY_ALIGNED(64);
-  uint8_t rx_buffers[TINY_RX_BUFFERS][TINY_RX_BYTES] TINY_ALIGNED(4096);
-};
+/* The device's id (virtio 1.2, 5); 0: there is no device. */
+uint32_t tiny_virtio_id(const struct tiny_bus* bus);
+/* Up to FEATURES_OK, with VIRTIO_F_VERSION_1 and those of `features` (bits 0 to 31). Null, or what went wrong. */
+const char* tiny_virtio_negotiate(const struct tiny_bus* bus, uint32_t features);
+/* Null, or what went wrong. `ring` is zero. */
+const char* tiny_virtio_set_up_queue(const struct tiny_bus* bus, struct tiny_queue* queue, struct tiny_ring* ring,
+                                     uint32_t number);
+void tiny_virtio_driver_ok(const struct tiny_bus* bus);
+/* 64 bits of config space at `offset`, all of one generation. */
+uint64_t tiny_virtio_config(const struct tiny_bus* bus, uint32_t offset);
 
-/* Finds and starts the device. `device` is zero but for `bus` and `vsock.behaviour`. Null, or what went wrong. */
-const char* tiny_device_start(struct tiny_device* device);
-/* One round: takes what has arrived, works, sends answers. */
-enum tiny_action tiny_device_poll(struct tiny_device* device);
+void tiny_queue_describe(const struct tiny_bus* bus, struct tiny_queue* queue, uint16_t at, const void* buffer,
+                         uint32_t length, uint16_t flags);
+/* Makes a descriptor available; the device sees it with the index (2.7.13). */
+void tiny_queue_offer(struct tiny_queue* queue, uint16_t descriptor);
+void tiny_queue_notify(const struct tiny_bus* bus, const struct tiny_queue* queue);
+/* The next used element, if any. A device's nonsense is skipped: false then, too. */
+bool tiny_queue_take_used(struct tiny_queue* queue, struct tiny_used_element* element);
 
 #ifdef __cplusplus
 }
