@@ -198,7 +198,7 @@ void tiny_answer_too_long(struct tiny_reply* reply) {
 
 unsigned tiny_behaviour_of(const char* command_line) {
   static const char* const kWords[] = {"mute",    "garbage", "longframe", "badnonce", "noid",   "muteid",
-                                       "wrongid", "die",     "dieid",     "flood",    "noready"};
+                                       "wrongid", "die",     "dieid",     "flood",    "noready", "echo"};
   unsigned behaviour = 0;
   for (unsigned i = 0; i < sizeof kWords / sizeof kWords[0]; ++i) {
     if (tiny_option(command_line, kWords[i], NULL)) behaviour |= 1u << i;

@@ -31,7 +31,7 @@ enum tiny_step { TINY_END, TINY_FIELD, TINY_MALFORMED };
 /* Takes the next field off the front of `rest`. After TINY_MALFORMED `rest` is of no use. */
 enum tiny_step tiny_next_field(struct tiny_span* rest, struct tiny_field* field);
 
-/* How a guest misbehaves on purpose: words of the command line. */
+/* What a guest does besides, mostly wrong: words of the command line. */
 enum tiny_behaviour {
   TINY_MUTE = 1 << 0,        /* mute: never answers the probe */
   TINY_GARBAGE = 1 << 1,     /* garbage: answers the probe with bytes that are no protobuf */
@@ -44,6 +44,7 @@ enum tiny_behaviour {
   TINY_DIE_ID = 1 << 8,      /* dieid: triple fault on the identity */
   TINY_FLOOD = 1 << 9,       /* flood: writes to the serial port for ever, once ready */
   TINY_NOT_READY = 1 << 10,  /* noready: never rings the ready doorbell */
+  TINY_ECHO = 1 << 11,       /* echo: not misbehaviour: sends back each frame of its first network card */
 };
 unsigned tiny_behaviour_of(const char* command_line);
 

@@ -131,6 +131,7 @@ TEST(TinyFrame, BehaviourIsReadFromTheCommandLine) {
   EXPECT_EQ(tiny_behaviour_of("die noready"), static_cast<unsigned>(TINY_DIE | TINY_NOT_READY));
   EXPECT_EQ(tiny_behaviour_of("dieid"), static_cast<unsigned>(TINY_DIE_ID));
   EXPECT_EQ(tiny_behaviour_of("flood"), static_cast<unsigned>(TINY_FLOOD));
+  EXPECT_EQ(tiny_behaviour_of("echo"), static_cast<unsigned>(TINY_ECHO));
 }
 
 // Whatever comes in, one bounded reply goes out. Each request lies alone in a heap block, so that a sanitizer sees a

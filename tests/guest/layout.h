@@ -6,6 +6,8 @@
  * holds the two together) and the places and marks that tests look for. */
 
 #define TINY_VIRTIO_BASE 0xd0000000
+#define TINY_VIRTIO_STRIDE 0x1000
+#define TINY_VIRTIO_SLOTS 19
 #define TINY_SERIAL_PORT 0x3f8
 #define TINY_I8042_PORT 0x64
 #define TINY_SLEEP_PORT 0x600
@@ -26,7 +28,7 @@
 #define TINY_MARK_VERIFIED 0x13 /* the pages of fill= hold what was written before the snapshot */
 #define TINY_MARK_DAMAGED 0x1f  /* they do not */
 
-/* tiny-counter's 64-bit counter, alone in its page, and where fill= and dirty= begin. */
+/* tiny-counter's 64-bit counter, alone in its page, and where fill= and dirty= and echo's buffers begin. */
 #define TINY_COUNTER_ADDRESS 0x180000
 #define TINY_FILL_ADDRESS 0x200000
 

@@ -7,6 +7,8 @@
 namespace granary::machine {
 
 static_assert(TINY_VIRTIO_BASE == kVirtioMmioBase);
+static_assert(TINY_VIRTIO_STRIDE == kVirtioMmioStride);
+static_assert(TINY_VIRTIO_SLOTS == kMaxVirtioSlots);
 static_assert(TINY_SERIAL_PORT == kSerialPort);
 static_assert(TINY_I8042_PORT == kI8042CommandPort);
 static_assert(TINY_SLEEP_PORT == kSleepControlPort);
