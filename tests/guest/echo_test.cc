@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "tests/guest/echo_device.h"
-
 #include <new>
 
+#include "tests/guest/echo_device.h"
 #include "vmpool/virtio/net_fixture.h"
 
 // The tiny guest's echo against the VMM's own net device, in one process and without KVM; a seqpacket socket is the

@@ -197,7 +197,7 @@ void tiny_answer_too_long(struct tiny_reply* reply) {
 }
 
 unsigned tiny_behaviour_of(const char* command_line) {
-  static const char* const kWords[] = {"mute",    "garbage", "longframe", "badnonce", "noid",   "muteid",
+  static const char* const kWords[] = {"mute",    "garbage", "longframe", "badnonce", "noid",    "muteid",
                                        "wrongid", "die",     "dieid",     "flood",    "noready", "echo"};
   unsigned behaviour = 0;
   for (unsigned i = 0; i < sizeof kWords / sizeof kWords[0]; ++i) {

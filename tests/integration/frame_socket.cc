@@ -42,8 +42,8 @@ Result<FrameSocket> FrameSocket::open(const std::string& link, uint16_t ether_ty
   return FrameSocket(std::move(socket));
 }
 
-Status FrameSocket::send(std::string_view frame, const Offload& offload) const {
-  std::array<iovec, 2> parts = {iovec{const_cast<Offload*>(&offload), sizeof(offload)},
+Status FrameSocket::send(std::string_view frame, const FrameOffload& offload) const {
+  std::array<iovec, 2> parts = {iovec{const_cast<FrameOffload*>(&offload), sizeof(offload)},
                                 iovec{const_cast<char*>(frame.data()), frame.size()}};
   for (;;) {
     if (::writev(fd_.get(), parts.data(), parts.size()) >= 0) return ok();
@@ -55,15 +55,15 @@ Status FrameSocket::send(std::string_view frame, const Offload& offload) const {
   }
 }
 
-Result<std::optional<std::string>> FrameSocket::receive(int timeout_ms, Offload* offload) {
-  Offload ignored;
-  std::array<iovec, 2> parts = {iovec{offload != nullptr ? offload : &ignored, sizeof(Offload)},
+Result<std::optional<std::string>> FrameSocket::receive(int timeout_ms, FrameOffload* offload) {
+  FrameOffload ignored;
+  std::array<iovec, 2> parts = {iovec{offload != nullptr ? offload : &ignored, sizeof(FrameOffload)},
                                 iovec{buffer_.data(), buffer_.size()}};
   pollfd readable{.fd = fd_.get(), .events = POLLIN, .revents = 0};
   if (::poll(&readable, 1, timeout_ms) == 0) return std::optional<std::string>();
   const ssize_t n = ::readv(fd_.get(), parts.data(), parts.size());
-  if (n < static_cast<ssize_t>(sizeof(Offload))) return Error::last_os_error("receive a frame");
-  return std::optional(buffer_.substr(0, static_cast<size_t>(n) - sizeof(Offload)));
+  if (n < static_cast<ssize_t>(sizeof(FrameOffload))) return Error::last_os_error("receive a frame");
+  return std::optional(buffer_.substr(0, static_cast<size_t>(n) - sizeof(FrameOffload)));
 }
 
 std::string numbered_frame(size_t bytes, uint64_t number, uint16_t ether_type) {
