@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <atomic>
 #include <csignal>
 
 #include "vmpool/fs/export_client.h"
@@ -152,6 +153,35 @@ TEST_F(PoolAttachTest, TheNetworkComesWithTheIdentity) {
   ASSERT_TRUE(clone) << clone.error().message();
   const std::string console = *pool->console(clone->id);
   EXPECT_LT(console.find("tap 0 rw"), console.find("network 1 links\n")) << console;
+}
+
+// A network namespace in which somebody has a tap open does not go.
+TEST_F(PoolAttachTest, ItsNetworkIsTakenAwayOnceNobodyHasTheTapAndAgainUntilThatSucceeds) {
+  int ends[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
+  const Fd wire(ends[1]);
+  const auto is_open = [&] {
+    char byte = 0;
+    return ::recv(wire.get(), &byte, 1, MSG_DONTWAIT) != 0;
+  };
+  std::atomic<int> calls = 0;
+  std::atomic<bool> was_open = false;
+  Attachments attachments;
+  attachments.taps.emplace_back(ends[0]);
+  attachments.unwire = [&]() -> Status {
+    was_open = was_open || is_open();
+    return ++calls == 1 ? Status(Error::from_errno(EBUSY, "asked to fail")) : ok();
+  };
+  const Result<CloneInfo> clone = pool->acquire({}, in(kLong), attachments);
+  ASSERT_TRUE(clone) << clone.error().message();
+  attachments.taps.clear();
+  EXPECT_TRUE(is_open()) << "the VMM has it";
+  ASSERT_TRUE(pool->release(clone->id));
+  ASSERT_TRUE(bench.wait_until([&] { return pool->status().reclaimed == 1; }));
+  EXPECT_EQ(calls, 2);
+  EXPECT_FALSE(was_open);
+  EXPECT_EQ(pool->status().leaks, 1U);
+  EXPECT_THAT(bench.last_text("reclaim-failed"), HasSubstr("network (asked to fail"));
 }
 
 TEST_F(PoolAttachTest, ANetworkThatNoGuestCouldTakeCostsNoClone) {
