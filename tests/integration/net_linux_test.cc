@@ -206,6 +206,8 @@ TEST_F(NetLinuxTest, LargeTransfersArriveUnchanged) {
   }
   EXPECT_THAT(received.output, HasSubstr(pool::sha256_of(to_guest)));
   EXPECT_EQ(run("dmesg | grep -c 'virtio_net.*error'").output, "0\n");
+  EXPECT_EQ(dropped_frames(kTap), 0U) << "TCP was held back, not made to lose";
+  EXPECT_EQ(run("cat /sys/class/net/eth0/statistics/?x_dropped").output, "0\n0\n");
 }
 
 TEST_F(NetLinuxTest, APersistentTapServesOneCloneAfterTheOther) {

@@ -13,6 +13,10 @@
 #include <sys/socket.h>
 
 #include <cstring>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <vector>
 
 namespace granary::integration {
 namespace {
@@ -93,6 +97,19 @@ Status set_persistent(const Fd& tap, bool persistent) {
 
 bool interface_exists(const std::string& name) { return ::if_nametoindex(name.c_str()) != 0; }
 bool interface_running(const std::string& name) { return (flags_of(name) & IFF_RUNNING) != 0; }
+
+// /proc/net/dev, proc(5): eight columns of what was received, then eight of what was sent; the fourth is drops.
+std::optional<uint64_t> dropped_frames(const std::string& name) {
+  std::ifstream table("/proc/thread-self/net/dev");
+  for (std::string line; std::getline(table, line);) {
+    std::istringstream words(line);
+    std::string interface;
+    if (!(words >> interface) || interface != name + ":") continue;
+    const std::vector<uint64_t> columns{std::istream_iterator<uint64_t>(words), {}};
+    if (columns.size() == 16) return columns[3] + columns[11];
+  }
+  return std::nullopt;
+}
 
 Status bring_up(const std::string& name, const std::string& address) {
   const Fd socket = any_socket();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "vmpool/base/fd.h"
@@ -19,6 +20,8 @@ Status set_persistent(const Fd& tap, bool persistent);
 bool interface_exists(const std::string& name);
 // IFF_RUNNING: up, and somebody holds the tap.
 bool interface_running(const std::string& name);
+// Frames that its queues had no room for, in both directions; nothing when there is no such interface.
+std::optional<uint64_t> dropped_frames(const std::string& name);
 // Gives it an IPv4 address with a /24 and brings it up.
 Status bring_up(const std::string& name, const std::string& address);
 
