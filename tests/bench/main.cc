@@ -148,6 +148,7 @@ std::vector<RowSpec> wanted_rows(const Options& options, const Settings& setting
   std::vector<RowSpec> specs = vmm_rows(lab, settings);
   for (RowSpec& spec : net_speed_rows(lab, settings)) specs.push_back(std::move(spec));
   for (RowSpec& spec : fs_rows(lab, settings)) specs.push_back(std::move(spec));
+  for (RowSpec& spec : net_echo_rows(lab, settings)) specs.push_back(std::move(spec));
   for (RowSpec& spec : agent_rows(settings)) specs.push_back(std::move(spec));
   for (RowSpec& spec : cgroup_rows(lab, settings)) specs.push_back(std::move(spec));
   for (RowSpec& spec : net_rows(settings)) specs.push_back(std::move(spec));

@@ -13,7 +13,8 @@ namespace granary::bench {
 // A pod's namespace as CNI's bridge plugin and dual-stack IPAM leave it, and the other end; gone with their owner.
 class PodNetwork {
  public:
-  PodNetwork() {
+  // `suffix`: tells several of one program apart.
+  explicit PodNetwork(const std::string& suffix = "") : name_("granary-bench-" + std::to_string(::getpid()) + suffix) {
     const std::string ip = " && ip -n " + name_;
     made_ = run("ip netns add " + name_ + " && ip netns add " + host_ + ip + " link set lo up" + ip +
                 " link add eth0 type veth peer name host0 netns " + host_ + " && ip -n " + host_ +
@@ -32,10 +33,12 @@ class PodNetwork {
     return netplumb::open_netns(path());
   }
   [[nodiscard]] std::string path() const { return "/run/netns/" + name_; }
+  // Of the other end, "host0".
+  [[nodiscard]] std::string host_path() const { return "/run/netns/" + host_; }
 
  private:
   static bool run(const std::string& command) { return std::system((command + " 2>/dev/null").c_str()) == 0; }
-  const std::string name_ = "granary-bench-" + std::to_string(::getpid());
+  const std::string name_;
   const std::string host_ = name_ + "-host";
   bool made_ = false;
 };

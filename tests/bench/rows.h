@@ -36,6 +36,8 @@ std::vector<RowSpec> vmm_rows(Lab* lab, const Settings& settings);
 std::vector<RowSpec> net_speed_rows(Lab* lab, const Settings& settings);
 // Rows about Linux guests' files.
 std::vector<RowSpec> fs_rows(Lab* lab, const Settings& settings);
+// Rows about frames through a tiny guest.
+std::vector<RowSpec> net_echo_rows(Lab* lab, const Settings& settings);
 // Rows that go through granaryd's gRPC service.
 std::vector<RowSpec> agent_rows(const Settings& settings);
 // Rows about pods' cgroups; the first needs the lab.
