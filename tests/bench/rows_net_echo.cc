@@ -21,9 +21,9 @@ using integration::numbered_frame;
 using pool::SteadyClock;
 
 constexpr unsigned kRounds = 5;
-constexpr unsigned kPingPongs = 2000;  // a round
-constexpr unsigned kFrames = 20'000;   // a round
-constexpr unsigned kWindow = 64;       // frames under way
+constexpr unsigned kPingPongs = 20;  // a round, for each sample that is asked for
+constexpr unsigned kFrames = 200;    // likewise
+constexpr unsigned kWindow = 64;     // frames under way
 constexpr size_t kSmall = 60;
 constexpr size_t kLarge = 1514;
 constexpr int kPatienceMs = 10'000;
@@ -62,9 +62,9 @@ Status await(FrameSocket& socket, uint64_t number) {
 }
 
 // Microseconds of each round trip, one frame at a time.
-Result<std::vector<double>> ping_pong(FrameSocket& socket) {
+Result<std::vector<double>> ping_pong(FrameSocket& socket, unsigned count) {
   std::vector<double> times;
-  for (unsigned i = 0; i < kPingPongs; ++i) {
+  for (unsigned i = 0; i < count; ++i) {
     const std::string frame = numbered_frame(kSmall, i);
     const auto start = SteadyClock::now();
     GRANARY_TRY(socket.send(frame));
@@ -75,18 +75,18 @@ Result<std::vector<double>> ping_pong(FrameSocket& socket) {
 }
 
 // Frames per second there and back, kWindow of them under way. Each comes back, in order.
-Result<double> stream(FrameSocket& socket) {
+Result<double> stream(FrameSocket& socket, unsigned count) {
   const std::string frame = numbered_frame(kLarge, 0);
   const auto start = SteadyClock::now();
-  for (uint64_t sent = 0, back = 0; back < kFrames; ++back) {
-    for (; sent < kFrames && sent < back + kWindow; ++sent) {
+  for (uint64_t sent = 0, back = 0; back < count; ++back) {
+    for (; sent < count && sent < back + kWindow; ++sent) {
       std::string next = frame;
       std::memcpy(next.data() + 14, &sent, sizeof(sent));
       GRANARY_TRY(socket.send(next));
     }
     GRANARY_TRY(await(socket, back));
   }
-  return kFrames * 1e6 / microseconds(SteadyClock::now() - start);
+  return count * 1e6 / microseconds(SteadyClock::now() - start);
 }
 
 struct Rows {
@@ -99,14 +99,14 @@ struct Rows {
   Row frames{"net_echo_frames", "tiny", "1/s", "frames of 1514 bytes there and back, 64 under way, none lost", {}, ""};
   Row frames_ratio{"net_echo_frames_ratio", "tiny", "ratio", "the same, guest / plain veth pair", {}, ""};
 
-  Status add_round(FrameSocket& guest, FrameSocket& veth) {
-    const std::vector<double> plain_times = GRANARY_TRY(ping_pong(veth));
-    const std::vector<double> times = GRANARY_TRY(ping_pong(guest));
+  Status add_round(FrameSocket& guest, FrameSocket& veth, unsigned n) {
+    const std::vector<double> plain_times = GRANARY_TRY(ping_pong(veth, kPingPongs * n));
+    const std::vector<double> times = GRANARY_TRY(ping_pong(guest, kPingPongs * n));
     round_trip.samples.insert(round_trip.samples.end(), times.begin(), times.end());
     plain.samples.insert(plain.samples.end(), plain_times.begin(), plain_times.end());
     ratio.samples.push_back(percentiles(plain_times).p50 / percentiles(times).p50);
-    const double plain_rate = GRANARY_TRY(stream(veth));
-    const double rate = GRANARY_TRY(stream(guest));
+    const double plain_rate = GRANARY_TRY(stream(veth, kFrames * n));
+    const double rate = GRANARY_TRY(stream(guest, kFrames * n));
     std::fprintf(stderr, "granary-bench: %.0f frames/s, veth %.0f frames/s\n", rate, plain_rate);
     frames.samples.push_back(rate);
     frames_ratio.samples.push_back(rate / plain_rate);
@@ -133,7 +133,7 @@ Result<std::vector<Row>> measure(Lab& lab, const Settings& settings) {
   const auto veth = GRANARY_TRY(open_in(plain.host_path(), "host0"));
   const Echo echo(GRANARY_TRY(open_in(plain.path(), "eth0")));
   Rows rows;
-  for (unsigned i = 0; i < kRounds; ++i) GRANARY_TRY(rows.add_round(*guest, *veth));
+  for (unsigned i = 0; i < kRounds; ++i) GRANARY_TRY(rows.add_round(*guest, *veth, settings.n));
   return std::vector<Row>{rows.round_trip, rows.plain, rows.ratio, rows.frames, rows.frames_ratio};
 }
 
