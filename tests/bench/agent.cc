@@ -64,8 +64,8 @@ Status Agent::release(const v1::Clone& clone) {
 }
 
 Status Agent::launch(const std::string& programs, const Guest& guest, PoolSize pool) {
-  char name[] = "/tmp/granary-bench.XXXXXX";
-  if (::mkdtemp(name) == nullptr) return Error::last_os_error("make a folder in /tmp");
+  std::string name = (std::filesystem::temp_directory_path() / "granary-bench.XXXXXX").string();
+  if (::mkdtemp(name.data()) == nullptr) return Error::last_os_error("make the folder " + name);
   folder_ = name;
   std::ofstream(folder_ + "/granary.yaml")
       << "run_dir: " << folder_ << "/run\nstate_dir: " << folder_ << "/state\nlog_level: error\n"

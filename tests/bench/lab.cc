@@ -21,9 +21,9 @@ using std::chrono::minutes;
 using std::chrono::seconds;
 
 Result<std::string> make_folder() {
-  char name[] = "/tmp/granary-bench.XXXXXX";
-  if (::mkdtemp(name) == nullptr) return Error::last_os_error("make a folder in /tmp");
-  return std::string(name);
+  std::string name = (std::filesystem::temp_directory_path() / "granary-bench.XXXXXX").string();
+  if (::mkdtemp(name.data()) == nullptr) return Error::last_os_error("make the folder " + name);
+  return name;
 }
 
 Result<Fd> memfd(const char* name) {

@@ -2,6 +2,7 @@
 #include <getopt.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -29,7 +30,20 @@ constexpr char kUsage[] =
     "  --where WHERE    what the figures are labelled with (default: $GRANARY_WHERE, else host)\n"
     "Linux guests are taken from guest/minimal and guest/distro (vmlinuz, initramfs.cpio) beside the programs' "
     "folder.\n"
-    "Without a usable /dev/kvm every row is skipped and the exit code is 0.\n";
+    "Without a usable /dev/kvm every row is skipped and the exit code is 0.\n"
+    "SIGTERM or SIGINT: the row under way is the last one, and takes down what it made; the exit code is 3.\n"
+    "Files go below $TMPDIR, else /tmp.\n";
+
+constexpr int kExitInterrupted = 3;
+volatile std::sig_atomic_t interrupted = 0;
+
+void end_after_this_row() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { interrupted = 1; };
+  action.sa_flags = SA_RESTART;
+  ::sigaction(SIGTERM, &action, nullptr);
+  ::sigaction(SIGINT, &action, nullptr);
+}
 
 struct Options {
   std::set<std::string> rows;
@@ -185,12 +199,16 @@ int run(const Options& options) {
   if (options.list) return list(specs);
   std::vector<Row> rows;
   bool failed = false;
+  end_after_this_row();
   for (const RowSpec& spec : specs) {
+    if (interrupted != 0) break;
     if (!has_kvm) rows.push_back(skipped(spec, "no usable /dev/kvm here"));
     if (!has_kvm) continue;
     for (Row& row : measure(spec, failed)) rows.push_back(std::move(row));
   }
-  return write_output(options, settings, rows) && !failed ? 0 : 1;
+  const bool written = write_output(options, settings, rows);
+  if (interrupted != 0) return kExitInterrupted;
+  return written && !failed ? 0 : 1;
 }
 
 }  // namespace
