@@ -36,8 +36,6 @@
 namespace granary::agent {
 namespace {
 
-constexpr const char* kCgroupParent = "granary.slice/pool";
-
 // SIGTERM and SIGINT as a descriptor. They are blocked in every thread, and so is ConfigWatch's SIGHUP: block_signals()
 // comes before any starts.
 sigset_t end_signals() {
@@ -148,14 +146,14 @@ std::string host_fingerprint(const std::string& kvm_path) {
   return "";
 }
 
-std::unique_ptr<Cgroups> open_cgroups() {
-  auto groups = Cgroups::open(kCgroupParent);
+std::unique_ptr<Cgroups> open_cgroups(const std::string& parent) {
+  auto groups = Cgroups::open(parent);
   if (!groups) {
     spdlog::warn("running without cgroups: clones are neither limited nor accounted error=\"{}\"",
                  groups.error().message());
     return nullptr;
   }
-  spdlog::info("cgroups version={} parent={}", static_cast<int>((*groups)->version()), kCgroupParent);
+  spdlog::info("cgroups version={} parent={}", static_cast<int>((*groups)->version()), parent);
   return *std::move(groups);
 }
 
@@ -351,7 +349,7 @@ Status serve(const DaemonOptions& options, const Host& host) {
   const Ending ending{.signals = GRANARY_TRY(end_signal_fd()), .stop = GRANARY_TRY(EventFd::create())};
   GRANARY_TRY(make_directories(config.task_directory()));
   pool::TemplateStore templates = GRANARY_TRY(pool::TemplateStore::open(config.state_dir + "/templates"));
-  const std::unique_ptr<Cgroups> groups = open_cgroups();
+  const std::unique_ptr<Cgroups> groups = open_cgroups(options.cgroup_parent);
   const AtEnd remove_groups{[&] {
     if (groups) groups->remove_parent();
   }};

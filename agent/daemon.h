@@ -22,6 +22,7 @@ struct DaemonOptions {
       host_libexec_dir;  // in a container: where on the host copies of those run, started by systemd; else empty
   std::string kvm_path;
   std::string proc;             // where the kernel tells of memory: /proc, or a test's folder
+  std::string cgroup_parent;    // of the clones' groups, below the root of every hierarchy
   bool skip_preflight = false;  // log what it says, start anyway: tiny guests, tests
 };
 

@@ -24,9 +24,17 @@ struct Flags {
   std::string host_libexec_dir;
   std::string kvm = "/dev/kvm";
   std::string proc = "/proc";
+  std::string cgroup_parent = "granary.slice/pool";
   bool check_config = false;
   bool skip_preflight = false;
 };
+
+// What is wrong with it; nothing: it is below the root of a hierarchy, wherever that is mounted.
+std::string refuse_cgroup_parent(const std::string& path) {
+  const std::string whole = "/" + path + "/";
+  if (whole.find("//") == std::string::npos && whole.find("/.") == std::string::npos) return "";
+  return path + ": give a path like granary.slice/pool, without / at its ends and without names that start with a dot";
+}
 
 void define(CLI::App& app, Flags& flags) {
   app.add_option("--config", flags.config,
@@ -40,6 +48,10 @@ void define(CLI::App& app, Flags& flags) {
       "and have the host's systemd run granary-spawn from it");
   app.add_option("--kvm", flags.kvm, "the KVM device")->capture_default_str();
   app.add_option("--proc", flags.proc, "has meminfo and pressure/memory of this host")->capture_default_str();
+  app.add_option("--cgroup-parent", flags.cgroup_parent,
+                 "the cgroup of the clones' groups; agents with the same one share its memory limit")
+      ->check(CLI::Validator(refuse_cgroup_parent, "PATH"))
+      ->capture_default_str();
   app.add_flag("--check-config", flags.check_config, "check the configuration, say what is wrong, and exit (0 or 2)");
   app.add_flag("--skip-preflight", flags.skip_preflight,
                "start although this host cannot run Linux guests (tiny guests, tests)");
@@ -81,6 +93,7 @@ int run(const Flags& flags) {
                      .host_libexec_dir = flags.host_libexec_dir,
                      .kvm_path = flags.kvm,
                      .proc = flags.proc,
+                     .cgroup_parent = flags.cgroup_parent,
                      .skip_preflight = flags.skip_preflight});
 }
 
