@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <grpcpp/support/sync_stream.h>
-
 #include <CLI/CLI.hpp>
 #include <fstream>
 #include <iostream>
@@ -8,6 +6,7 @@
 
 #include "agent/ctl/commands.h"
 #include "agent/ctl/disks.h"
+#include "agent/ctl/held_clone.h"
 #include "agent/ctl/net.h"
 #include "agent/ctl/output.h"
 #include "agent/ctl/session.h"
@@ -26,50 +25,15 @@ struct RunOptions {
   SessionOptions session;
 };
 
-// A clone whose lease ends with this object, or with this process, however that ends.
-class HeldClone {
- public:
-  static Result<std::unique_ptr<HeldClone>> take(Client& client, const RunOptions& options) {
-    std::unique_ptr<HeldClone> held(new HeldClone(client));
-    v1::AcquireRequest request;
-    request.set_pool(options.pool);
-    request.set_hostname(options.hostname);
-    request.set_wait_ms(options.wait_seconds * 1000);
-    GRANARY_TRY(add_disks(request, options.disks));
-    GRANARY_TRY(add_net(request, options.net));
-    held->stream_ = client.stub().Hold(&held->context_, request);
-    v1::AcquireResponse response;
-    if (held->stream_->Read(&response)) {
-      held->clone_ = response.clone();
-      return held;
-    }
-    return api::from_grpc(std::exchange(held->stream_, nullptr)->Finish());
-  }
-  HeldClone(const HeldClone&) = delete;
-  HeldClone& operator=(const HeldClone&) = delete;
-  ~HeldClone() {
-    if (!stream_) return;
-    context_.TryCancel();
-    stream_->Finish();
-  }
-
-  [[nodiscard]] const v1::Clone& clone() const { return clone_; }
-
-  // Returns once the clone is proven gone.
-  Status release() {
-    v1::ReleaseRequest request;
-    request.set_clone_id(clone_.id());
-    GRANARY_TRY(client_.call(&v1::Pool::Stub::Release, request));
-    return ok();
-  }
-
- private:
-  explicit HeldClone(Client& client) : client_(client) {}
-  Client& client_;
-  grpc::ClientContext context_;
-  std::unique_ptr<grpc::ClientReader<v1::AcquireResponse>> stream_;
-  v1::Clone clone_;
-};
+Result<std::unique_ptr<HeldClone>> take(Client& client, const RunOptions& options) {
+  v1::AcquireRequest request;
+  request.set_pool(options.pool);
+  request.set_hostname(options.hostname);
+  request.set_wait_ms(options.wait_seconds * 1000);
+  GRANARY_TRY(add_disks(request, options.disks));
+  GRANARY_TRY(add_net(request, options.net));
+  return HeldClone::take(client, request);
+}
 
 void describe(const v1::Clone& clone) {
   std::cerr << "granaryctl: clone " << clone.id() << " pool " << clone.pool() << " boot id " << or_dash(clone.boot_id())
@@ -89,7 +53,7 @@ Status write_info(const std::string& file, const v1::Clone& clone) {
 Result<int> run(const Globals& globals, const RunOptions& options) {
   GRANARY_TRY(check_session(options.session));
   Client client = GRANARY_TRY(Client::connect(globals.socket));
-  const auto held = GRANARY_TRY(HeldClone::take(client, options));
+  const auto held = GRANARY_TRY(take(client, options));
   if (options.verbose) describe(GRANARY_TRY(client.find_clone(held->clone().id())));
   const auto status = run_session(held->clone().socket_path(), options.session);
   if (!status && status.error().is(Errc::kPeerGone)) GRANARY_TRY(client.explain_loss(held->clone().id()));
