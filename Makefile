@@ -3,7 +3,7 @@
 
 BUILD := build
 
-.PHONY: help setup setup-kernel build run test guest-kernel bench matrix soak fuzz clean asan
+.PHONY: help setup setup-kernel build run test guest-kernel bench selftest matrix soak fuzz clean asan
 help:        ## this text
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+: *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
@@ -28,6 +28,9 @@ guest-kernel: build setup-kernel ## the minimal guest kernel, from Debian's sour
 
 bench: build ## benchmarks: make bench ROWS=restore_shell,reclaim (1 min on hardware, 10 in the node) -> build/bench.json
 	@tests/bench/run $(if $(ROWS),ROWS=$(ROWS))
+
+selftest: build ## on real KVM hardware: does Granary keep its promises here? -> build/selftest.json, build/selftest.txt
+	@$(BUILD)/bin/granaryctl selftest --hardware --guest $(BUILD)/guest/distro --report $(BUILD)
 
 matrix: build ## granaryd and granary-spawn killed at each named step, REPEAT=n times (default 5; 1 min each); then each process at each phase of a pod
 	@$(BUILD)/bin/kill_matrix_test --gtest_repeat=$(or $(REPEAT),5) --gtest_break_on_failure --gtest_brief=1

@@ -4,6 +4,7 @@
 
 #include "agent/ctl/commands.h"
 #include "agent/ctl/output.h"
+#include "agent/ctl/selftest/command.h"
 
 int main(int argc, char** argv) {
   using namespace granary::ctl;
@@ -25,6 +26,7 @@ int main(int argc, char** argv) {
   define_audit(app, globals, action);
   define_overhead(app, globals, action);
   define_doctor(app, globals, action);
+  define_selftest(app, globals, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/ctl/selftest/other_steps.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "vmpool/kvm/preflight.h"
+
+namespace granary::ctl::selftest {
+namespace {
+
+// The row under way is finished, so that it takes down what it made.
+constexpr std::chrono::seconds kRowLimit{120};
+constexpr size_t kMaxRowsBytes = size_t{4} << 20;
+
+// granary-bench's exit code is 1 when a row failed; what it says then is in its last lines.
+std::string last_line(const std::string& path) {
+  const Result<std::string> text = read_file(path, kMaxRowsBytes);
+  if (!text || text->empty()) return "";
+  const size_t end = text->find_last_not_of('\n');
+  return text->substr(0, end + 1).substr(text->rfind('\n', end) + 1);
+}
+
+}  // namespace
+
+Result<Outcome> preflight_step(const std::string& kvm) {
+  const std::vector<kvm::Check> checks = kvm::run_preflight(kvm);
+  if (!kvm::can_run_linux(checks)) return skip(kvm::one_line_verdict(checks));
+  std::string degraded;
+  for (const kvm::Check& check : checks) {
+    if (check.verdict == kvm::Check::Verdict::kDegraded)
+      degraded += (degraded.empty() ? "degraded: " : "; ") + check.name + " (" + check.detail + ")";
+  }
+  return Outcome{
+      .figures = {{"checks", static_cast<double>(checks.size()), ""}}, .skipped = {}, .rows = {}, .detail = degraded};
+}
+
+Result<Outcome> bench_step(const BenchOptions& options, Interrupt& interrupt) {
+  const std::string program = options.programs + "/granary-bench";
+  if (::access(program.c_str(), X_OK) != 0)
+    return skip(program + " is not there: it is built in a clone of the repository (make selftest)");
+  const std::string output = options.folder + "/bench.json";
+  const std::string errors = options.folder + "/bench.log";
+  std::vector<std::string> argv = {program, "--output", "-", "--where", options.where};
+  if (!options.rows.empty()) argv.insert(argv.end(), {"--rows", options.rows});
+  Child bench = GRANARY_TRY(Child::start(argv, {}, {.output = output, .errors = errors}));
+  const std::optional<int> code = bench.wait(interrupt);
+  if (!code) {
+    bench.end(kRowLimit, interrupt);
+    return Error::from_errno(EINTR, "granary-bench");
+  }
+  std::string rows = GRANARY_TRY(read_file(output, kMaxRowsBytes));
+  const nlohmann::json parsed = nlohmann::json::parse(rows, nullptr, false);
+  if (*code != 0 || !parsed.is_array()) {
+    return Error(Errc::kVmmFailed, "granary-bench ended with code " + std::to_string(*code) + ": " + last_line(errors));
+  }
+  return Outcome{
+      .figures = {}, .skipped = {}, .rows = std::move(rows), .detail = std::to_string(parsed.size()) + " figures"};
+}
+
+}  // namespace granary::ctl::selftest
