@@ -64,7 +64,7 @@ Status Agent::release(const v1::Clone& clone) {
 }
 
 Status Agent::launch(const std::string& programs, const Guest& guest, PoolSize pool) {
-  std::string name = (std::filesystem::temp_directory_path() / "granary-bench.XXXXXX").string();
+  std::string name = (std::filesystem::temp_directory_path() / kFolderPattern).string();
   if (::mkdtemp(name.data()) == nullptr) return Error::last_os_error("make the folder " + name);
   folder_ = name;
   std::ofstream(folder_ + "/granary.yaml")

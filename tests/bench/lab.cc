@@ -21,7 +21,7 @@ using std::chrono::minutes;
 using std::chrono::seconds;
 
 Result<std::string> make_folder() {
-  std::string name = (std::filesystem::temp_directory_path() / "granary-bench.XXXXXX").string();
+  std::string name = (std::filesystem::temp_directory_path() / kFolderPattern).string();
   if (::mkdtemp(name.data()) == nullptr) return Error::last_os_error("make the folder " + name);
   return name;
 }
@@ -123,16 +123,21 @@ Result<LabVm> Lab::spawn_shell() {
   return vm;
 }
 
-Result<pool::Template> Lab::build_template(const Guest& guest) {
+Result<Lab::Booted> Lab::boot(const Guest& guest) {
   const Fd kernel = GRANARY_TRY(open_file(guest.kernel, O_RDONLY));
   Fd initramfs;
   if (!guest.initramfs.empty()) initramfs = GRANARY_TRY(open_file(guest.initramfs, O_RDONLY));
-  const LabVm vm = GRANARY_TRY(spawn_shell());
-  const auto client = GRANARY_TRY(vm.client());
+  LabVm vm = GRANARY_TRY(spawn_shell());
+  auto client = GRANARY_TRY(vm.client());
   GRANARY_TRY(client->boot(kernel.get(), initramfs.get(), guest.command_line));
   if (!GRANARY_TRY(client->wait_doorbell(machine::Doorbell::kReady, pool::SteadyClock::now() + minutes(2)))) {
     return Error(Errc::kGuestUnresponsive, guest.kernel + " was not ready within 2 minutes");
   }
+  return Booted{std::move(vm), std::move(client)};
+}
+
+Result<pool::Template> Lab::build_template(const Guest& guest) {
+  const auto [vm, client] = GRANARY_TRY(boot(guest));
   GRANARY_TRY(client->park());
   pool::Template made{guest.name, GRANARY_TRY(memfd("bench-state")), GRANARY_TRY(memfd("bench-memory"))};
   GRANARY_TRY(client->snapshot(made.state.get(), made.memory.get(), minutes(2)));

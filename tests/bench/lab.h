@@ -17,6 +17,9 @@
 
 namespace granary::bench {
 
+// Of the folders that benchmarks make below $TMPDIR (mkdtemp(3)). Short: an agent's sockets are below it.
+inline constexpr const char* kFolderPattern = "gb.XXXXXX";
+
 // What a benchmark boots.
 struct Guest {
   std::string name;  // "tiny", "minimal", "distro"
@@ -63,6 +66,12 @@ class Lab {
   Result<LabVm> spawn(int cgroup = -1);
   // A VMM with a shell made.
   Result<LabVm> spawn_shell();
+  // Boots the guest up to its ready doorbell. The client has seen that; take no other.
+  struct Booted {
+    LabVm vm;
+    std::unique_ptr<pool::VmmClient> client;
+  };
+  Result<Booted> boot(const Guest& guest);
   // Boots the guest and snapshots it at its ready doorbell.
   Result<pool::Template> build_template(const Guest& guest);
   // The same, once for each guest.

@@ -137,6 +137,8 @@ std::vector<Row> measure(const RowSpec& spec, bool& failed) {
   Result<std::vector<Row>> rows = spec.measure();
   if (rows) return *std::move(rows);
   failed = true;
+  std::fprintf(stderr, "granary-bench: %s (%s) failed: %s\n", spec.name.c_str(), spec.guest.c_str(),
+               rows.error().message().c_str());
   return {skipped(spec, rows.error().message())};
 }
 
@@ -160,6 +162,7 @@ bool write_output(const Options& options, const Settings& settings, const std::v
 
 std::vector<RowSpec> wanted_rows(const Options& options, const Settings& settings, Lab* lab) {
   std::vector<RowSpec> specs = vmm_rows(lab, settings);
+  for (RowSpec& spec : count_rows(lab, settings)) specs.push_back(std::move(spec));
   for (RowSpec& spec : net_speed_rows(lab, settings)) specs.push_back(std::move(spec));
   for (RowSpec& spec : fs_rows(lab, settings)) specs.push_back(std::move(spec));
   for (RowSpec& spec : net_echo_rows(lab, settings)) specs.push_back(std::move(spec));

@@ -32,6 +32,8 @@ inline Result<std::vector<Row>> only(Result<Row> row) {
 
 // Rows that drive VMMs over the control protocol. Without a lab they can be named but not measured.
 std::vector<RowSpec> vmm_rows(Lab* lab, const Settings& settings);
+// Rows that count what times are made of: exits, and guests' instructions where the host has counters for them.
+std::vector<RowSpec> count_rows(Lab* lab, const Settings& settings);
 // Rows about the speed of Linux guests' network.
 std::vector<RowSpec> net_speed_rows(Lab* lab, const Settings& settings);
 // Rows about Linux guests' files.
