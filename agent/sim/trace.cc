@@ -94,15 +94,16 @@ class Parser {
 Result<Trace> parse_trace(std::istream& text, const std::string& name, size_t most_acquires) {
   Parser parser(name, most_acquires);
   size_t number = 0;
-  // By hand: getline would take a line of any length into memory.
+  // By hand: getline would take a line of any length into memory. A line that is too long may have no end.
   std::string line;
   for (int c = text.get(); c != std::istream::traits_type::eof(); c = text.get()) {
     if (c == '\n') {
       GRANARY_TRY(parser.line(++number, line));
       line.clear();
-    } else if (line.size() <= kMostLineBytes) {
-      line.push_back(static_cast<char>(c));
+      continue;
     }
+    line.push_back(static_cast<char>(c));
+    if (line.size() > kMostLineBytes) return parser.line(number + 1, line).error();
   }
   if (text.bad()) return wrong(name, number + 1, "cannot be read");
   if (!line.empty()) GRANARY_TRY(parser.line(++number, line));

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <sstream>
 
 #include "agent/sim/generate.h"
@@ -49,6 +50,14 @@ TEST(TraceTest, RefusesWithTheLineAndARemedy) {
   EXPECT_THAT(refusal(""), HasSubstr("t.csv:1: no acquire"));
   EXPECT_THAT(refusal("# nothing\n1,0\n"), HasSubstr("t.csv:2: no acquire"));
   EXPECT_THAT(refusal("1\n" + std::string(1 << 20, '7')), HasSubstr("t.csv:2: longer than 256 bytes"));
+}
+
+// A device or a pipe: it is refused before it has ended.
+TEST(TraceTest, ALineWithoutEndIsRefusedAtOnce) {
+  std::ifstream endless("/dev/zero");
+  const auto trace = parse_trace(endless, "zero");
+  ASSERT_FALSE(trace);
+  EXPECT_THAT(trace.error().context(), HasSubstr("zero:1: longer than 256 bytes"));
 }
 
 TEST(GenerateTest, EveryPatternIsATraceOfItsRateAndTheSameForItsSeed) {
