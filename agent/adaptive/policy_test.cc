@@ -20,6 +20,7 @@ struct Life {
   Policy policy;
   Look look{.min = 0, .most = 64, .refill_concurrency = 8};
   double now = 0;
+  double refill_seconds = 0.5;
   std::vector<uint32_t> wishes = {};
   std::mt19937_64 random{1};
 
@@ -32,7 +33,7 @@ struct Life {
     if (rate > 0) {
       for (double t = now + gap(rate); t < now + 1; t += gap(rate)) policy.asked(t);
     }
-    policy.refilled(0.5);
+    policy.refilled(refill_seconds);
     now += 1;
     return decision;
   }
@@ -117,6 +118,19 @@ TEST(PolicyTest, ARefillThatNeverCompletesCountsWithItsAge) {
   }
   EXPECT_GT(life.wishes.back(), before + 4);
   EXPECT_LE(life.wishes.back(), 64u);
+}
+
+// The same acquires, refills that take longer: more clones.
+TEST(PolicyTest, TheMeasuredRefillTimeDecides) {
+  std::vector<uint32_t> wishes;
+  for (const double seconds : {0.1, 0.5, 3.0}) {
+    Life life;
+    life.refill_seconds = seconds;
+    life.seconds(4000, 3);
+    wishes.push_back(life.wishes.back());
+  }
+  EXPECT_LT(wishes[0], wishes[1]);
+  EXPECT_LT(wishes[1], wishes[2]);
 }
 
 TEST(PolicyTest, ItGrowsFromWhatPressureLeft) {
