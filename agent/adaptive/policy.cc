@@ -231,6 +231,7 @@ std::string Policy::explain(const Look& look, size_t situation, uint32_t wish) c
     std::snprintf(text, sizeof(text), "; %.2f %% hits lately", 100 * learned_.hits / asked);
     why += text;
   }
+  if (look.allowed < learned_.wish) why += "; budgets and pressure left " + std::to_string(look.allowed);
   if (wish == look.most) why += "; no more is allowed";
   return why;
 }

@@ -138,7 +138,9 @@ TEST(PolicyTest, ItGrowsFromWhatPressureLeft) {
   life.seconds(2000, 15);
   ASSERT_GT(life.wishes.back(), 10u);
   life.look.allowed = 0;
-  EXPECT_LE(life.second(15).wish, 4u);
+  const Decision left = life.second(15);
+  EXPECT_LE(left.wish, 4u);
+  EXPECT_THAT(left.why, HasSubstr("; budgets and pressure left 0"));
 }
 
 TEST(PolicyTest, ScheduledBurstsArePreparedForOnceTheyWereSeen) {

@@ -94,6 +94,24 @@ TEST_F(SizingTest, APoolStaysWithinItsBudget) {
   EXPECT_TRUE(settles_within(12 * kMiB)) << "what the held clone touched counts: " << pool();
 }
 
+TEST_F(SizingTest, ABudgetBelowOneCloneKeepsNoneAndSaysSo) {
+  start(
+      "  - {name: a, memory: 1MiB, size: 3, memory_budget: 1MiB}\n"
+      "  - {name: b, memory: 1MiB, size: 3, policy: adaptive, memory_budget: 1MiB}\n");
+  ASSERT_TRUE(wait_until([&] {
+    const json all = pools();
+    return std::ranges::all_of(all, [](const json& p) {
+      return p["template_state"] == "ready" && p["target"] == 0 && p["warm"] == 0 && p["restoring"] == 0;
+    });
+  })) << pools();
+  EXPECT_EQ(pools()[0]["bound"], "the pool's memory_budget");
+  EXPECT_THAT(bench_.ctl({"status"}).output, HasSubstr("0 of 3 idle clones: the pool's memory_budget"));
+  EXPECT_TRUE(agent_->wait_for("pool=b text=\"0 instead of 3: 0 acquires/s")) << agent_->errors();
+  EXPECT_THAT(agent_->errors(), HasSubstr("; budgets and pressure left 0"));
+  for (const char* pool : {"a", "b"})
+    EXPECT_EQ(bench_.ctl({"run", "--pool", pool, "-i", "--", "echo"}, "on demand").output, "on demand");
+}
+
 TEST_F(SizingTest, TheNodesBudgetIsSharedAndEveryMinKept) {
   start("  - {name: a, memory: 1MiB, size: 60, max: 90}\n  - {name: b, memory: 1MiB, size: 6, min: 3}\n",
         "shutdown_grace: 0s\nmemory_budget: 16MiB");
