@@ -76,6 +76,18 @@ class SelftestTest : public testing::Test {
     }
     return all;
   }
+  // Of any self-test: tests of agents do not run at the same time.
+  static std::vector<std::string> cgroups() {
+    std::vector<std::string> all;
+    std::error_code code;
+    for (const auto& controller : fs::directory_iterator("/sys/fs/cgroup", code)) {
+      const fs::path slice =
+          controller.path().filename() == "granary.slice" ? controller.path() : controller.path() / "granary.slice";
+      for (const auto& group : fs::directory_iterator(slice, code))
+        if (group.path().filename().native().starts_with("selftest-")) all.push_back(group.path().native());
+    }
+    return all;
+  }
   AgentBench bench_;
   std::string tmp_ = "/tmp/st-XXXXXX";  // short: sockets are below it
 };
@@ -120,11 +132,12 @@ TEST_P(SelftestSignalTest, AnInterruptionTakesEverythingDown) {
               testing::IsSupersetOf({Pair("template", "skipped interrupted"), Pair("identity", "skipped interrupted"),
                                      Pair("agent-end", "passed "), Pair("nothing-left", "passed ")}));
   EXPECT_THAT(left(), IsEmpty());
+  EXPECT_THAT(cgroups(), IsEmpty());
 }
 INSTANTIATE_TEST_SUITE_P(By, SelftestSignalTest, testing::Values(SIGINT, SIGTERM),
                          [](const auto& of) { return of.param == SIGINT ? "Int" : "Term"; });
 
-TEST_F(SelftestTest, AKilledOneLeavesNoProcess) {
+TEST_F(SelftestTest, AKilledOneLeavesAFolderThatTheNextRemoves) {
   misbehave("never-ready");
   const auto selftest = start();
   ASSERT_TRUE(selftest->wait_for("selftest: template …")) << selftest->errors();
@@ -133,6 +146,12 @@ TEST_F(SelftestTest, AKilledOneLeavesNoProcess) {
   const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (!processes().empty() && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
   EXPECT_THAT(processes(), IsEmpty());
+  EXPECT_THAT(cgroups(), IsEmpty());
+  EXPECT_THAT(left(), testing::SizeIs(1));
+  const auto next = start({});
+  EXPECT_EQ(next->wait(), 77) << next->errors();
+  EXPECT_THAT(next->errors(), HasSubstr("left by one that was killed"));
+  EXPECT_THAT(left(), IsEmpty());
 }
 
 TEST_F(SelftestTest, WhatABenchmarkLeavesIsNamedAndEnded) {
@@ -157,8 +176,37 @@ TEST_F(SelftestTest, AHostThatCannotRunLinuxIsUnprovenNotFailed) {
   EXPECT_EQ(selftest->wait(), 77) << selftest->errors();
   const auto steps = steps_of(*selftest);
   EXPECT_THAT(steps.at("preflight"), HasSubstr("skipped "));
-  const std::string why = steps.at("preflight");
-  for (const char* name : {"agent", "template", "park", "identity", "bench", "pod"}) EXPECT_EQ(steps.at(name), why);
+  for (const char* name : {"agent", "bench", "pod"}) EXPECT_EQ(steps.at(name), "skipped step preflight was skipped");
+  for (const char* name : {"template", "agent-end"}) EXPECT_EQ(steps.at(name), "skipped step agent was skipped");
+  for (const char* name : {"park", "identity"}) EXPECT_EQ(steps.at(name), "skipped step template was skipped");
+  EXPECT_EQ(steps.at("nothing-left"), "passed ");
+}
+
+TEST_F(SelftestTest, ABenchmarkRowThatFailsCostsNotTheOthers) {
+  const std::string program = bench_.path("libexec/granary-bench");
+  std::ofstream(program) << "#!/bin/sh\necho 'granary-bench: churn (tiny) failed: it leaked' >&2\necho table >&2\n"
+                         << "echo '[{\"name\": \"reclaim\", \"p50\": 1.5}]'\nexit 1\n";
+  fs::permissions(program, fs::perms::owner_all);
+  const auto selftest = start();
+  EXPECT_EQ(selftest->wait(), 1) << selftest->errors();
+  EXPECT_EQ(steps_of(*selftest).at("bench"),
+            "failed code 1: granary-bench: churn (tiny) failed: it leaked; else 1 figures");
+  EXPECT_EQ(json::parse(selftest->output())["bench"][0]["p50"], 1.5);
+}
+
+// Whether it is hardware is the host's to say; what was not seen on hardware must not be labelled so.
+TEST_F(SelftestTest, OnlyHardwareIsLabelledHardware) {
+  const auto selftest = start({"--hardware", "--skip-preflight"});
+  const int code = selftest->wait();
+  const json report = json::parse(selftest->output(), nullptr, false);
+  ASSERT_TRUE(report.is_object()) << selftest->errors();
+  const auto steps = steps_of(*selftest);
+  const bool hardware = steps.at("hardware").starts_with("passed");
+  EXPECT_EQ(report["host"]["where"] == "hardware", hardware) << report["host"];
+  if (hardware) return;
+  EXPECT_EQ(code, 77);
+  EXPECT_THAT(steps.at("hardware"), HasSubstr("skipped no hardware: "));
+  for (const char* name : {"agent", "bench", "pod"}) EXPECT_EQ(steps.at(name), "skipped step hardware was skipped");
   EXPECT_EQ(steps.at("nothing-left"), "passed ");
 }
 
@@ -166,7 +214,7 @@ TEST_F(SelftestTest, AMissingGuestIsNamed) {
   fs::remove(bench_.path("guest/vmlinuz"));
   const auto selftest = start();
   EXPECT_EQ(selftest->wait(), 77) << selftest->errors();
-  EXPECT_THAT(steps_of(*selftest).at("template"),
+  EXPECT_THAT(steps_of(*selftest).at("agent"),
               HasSubstr("no guest: " + bench_.path("guest/vmlinuz") + " is not there"));
 }
 

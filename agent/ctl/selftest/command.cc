@@ -53,7 +53,7 @@ void define_selftest(CLI::App& app, const Globals& globals, Action& action) {
   options->guest = "/usr/lib/granary/guest";
   CLI::App* const command = app.add_subcommand(
       "selftest", "does Granary keep its promises on this host? An agent of its own, minutes, nothing left behind");
-  command->add_flag("--hardware", options->hardware, "label the report as one from real KVM hardware");
+  command->add_flag("--hardware", options->hardware, "only on real KVM hardware, and label the report so");
   command->add_option("--guest", options->guest, "folder of vmlinuz and initramfs.cpio")->capture_default_str();
   command->add_option("--clones", options->clones, "clones held at once by the identity test")
       ->check(CLI::Range(2, 1000))
@@ -62,6 +62,8 @@ void define_selftest(CLI::App& app, const Globals& globals, Action& action) {
       ->transform(CLI::AsNumberWithUnit(std::map<std::string, int64_t>{{"s", 1}, {"m", 60}, {"h", 3600}}))
       ->check(CLI::Range(int64_t{1}, int64_t{86'400}));
   command->add_option("--bench-rows", options->bench_rows, "of granary-bench only these, NAME,…; default: all");
+  command->add_option("--bench-n", options->bench_samples, "samples of each quick row; default: granary-bench's own")
+      ->check(CLI::Range(1, 100'000));
   command->add_option("--containerd", options->containerd, "containerd's socket, for the pod")->capture_default_str();
   command->add_option("--report", options->report, "write selftest.json and selftest.txt into this folder");
   command->add_option("--libexec-dir", options->programs,

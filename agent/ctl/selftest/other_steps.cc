@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "vmpool/kvm/preflight.h"
 
@@ -14,13 +15,19 @@ namespace {
 // The row under way is finished, so that it takes down what it made.
 constexpr std::chrono::seconds kRowLimit{120};
 constexpr size_t kMaxRowsBytes = size_t{4} << 20;
+constexpr size_t kMaxWords = 2000;
 
-// granary-bench's exit code is 1 when a row failed; what it says then is in its last lines.
-std::string last_line(const std::string& path) {
+// What granary-bench says of rows that failed; without any, its last line.
+std::string complaints(const std::string& path) {
   const Result<std::string> text = read_file(path, kMaxRowsBytes);
-  if (!text || text->empty()) return "";
-  const size_t end = text->find_last_not_of('\n');
-  return text->substr(0, end + 1).substr(text->rfind('\n', end) + 1);
+  std::istringstream lines(text ? *text : "");
+  std::string all;
+  std::string last;
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.empty()) last = line;
+    if (line.find(" failed: ") != std::string::npos) all += (all.empty() ? "" : "; ") + line;
+  }
+  return (all.empty() ? last : all).substr(0, kMaxWords);
 }
 
 }  // namespace
@@ -45,7 +52,8 @@ Result<Outcome> bench_step(const BenchOptions& options, Interrupt& interrupt) {
   const std::string errors = options.folder + "/bench.log";
   std::vector<std::string> argv = {program, "--output", "-", "--where", options.where};
   if (!options.rows.empty()) argv.insert(argv.end(), {"--rows", options.rows});
-  Child bench = GRANARY_TRY(Child::start(argv, {}, {.output = output, .errors = errors}));
+  if (options.samples > 0) argv.insert(argv.end(), {"--n", std::to_string(options.samples)});
+  Child bench = GRANARY_TRY(Child::start(argv, {"TMPDIR=" + options.folder}, {.output = output, .errors = errors}));
   const std::optional<int> code = bench.wait(interrupt);
   if (!code) {
     bench.end(kRowLimit, interrupt);
@@ -53,11 +61,14 @@ Result<Outcome> bench_step(const BenchOptions& options, Interrupt& interrupt) {
   }
   std::string rows = GRANARY_TRY(read_file(output, kMaxRowsBytes));
   const nlohmann::json parsed = nlohmann::json::parse(rows, nullptr, false);
-  if (*code != 0 || !parsed.is_array()) {
-    return Error(Errc::kVmmFailed, "granary-bench ended with code " + std::to_string(*code) + ": " + last_line(errors));
+  if (!parsed.is_array()) {
+    return Error(Errc::kVmmFailed,
+                 "granary-bench ended with code " + std::to_string(*code) + ": " + complaints(errors));
   }
-  return Outcome{
-      .figures = {}, .skipped = {}, .rows = std::move(rows), .detail = std::to_string(parsed.size()) + " figures"};
+  Outcome outcome{.figures = {}, .skipped = {}, .rows = std::move(rows), .detail = {}};
+  outcome.detail = std::to_string(parsed.size()) + " figures";
+  if (*code != 0) outcome.failed = "code " + std::to_string(*code) + ": " + complaints(errors) + "; else ";
+  return outcome;
 }
 
 }  // namespace granary::ctl::selftest

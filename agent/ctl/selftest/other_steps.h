@@ -15,6 +15,7 @@ Result<Outcome> preflight_step(const std::string& kvm);
 struct BenchOptions {
   std::string programs;  // folder of granary-bench
   std::string rows;      // comma-separated; empty: all
+  unsigned samples = 0;  // of each quick row; 0: granary-bench's own number
   std::string where;     // host or node, what the figures are labelled with
   std::string folder;    // for its files
 };

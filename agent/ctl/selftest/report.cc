@@ -78,6 +78,11 @@ std::string names_of(const Report& report, State state) {
   return names;
 }
 
+State state_of(const Outcome& outcome) {
+  if (!outcome.failed.empty()) return State::kFailed;
+  return outcome.skipped.empty() ? State::kPassed : State::kSkipped;
+}
+
 }  // namespace
 
 const char* to_string(State state) {
@@ -98,7 +103,7 @@ std::string Steps::why_not(const Step& step) const {
   const auto needed = std::ranges::find(report_.steps, step.needs, &StepReport::name);
   if (needed == report_.steps.end()) return step.needs + " was not done";
   if (needed->state == State::kPassed) return "";
-  return needed->state == State::kSkipped ? needed->reason : "step " + step.needs + " failed";
+  return "step " + step.needs + (needed->state == State::kSkipped ? " was skipped" : " failed");
 }
 
 void Steps::run(const Step& step) {
@@ -119,8 +124,8 @@ void Steps::run(const Step& step) {
       done.state = stopped ? State::kSkipped : State::kFailed;
       done.reason = stopped ? "interrupted" : outcome.error().message();
     } else {
-      done.state = outcome->skipped.empty() ? State::kPassed : State::kSkipped;
-      done.reason = outcome->skipped.empty() ? std::move(outcome->detail) : std::move(outcome->skipped);
+      done.state = state_of(*outcome);
+      done.reason = outcome->failed + outcome->skipped + outcome->detail;
       done.figures = std::move(outcome->figures);
       if (!outcome->rows.empty()) report_.rows = std::move(outcome->rows);
     }

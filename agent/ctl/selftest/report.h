@@ -21,13 +21,13 @@ struct Figure {
   std::string unit;
 };
 
-// What a step leaves when nothing went wrong: figures, or why it was not done. `rows` is the JSON array of
-// granary-bench.
+// What a step leaves: figures, or why it was not done. `rows` is the JSON array of granary-bench.
 struct Outcome {
   std::vector<Figure> figures;
   std::string skipped;
   std::string rows;
-  std::string detail;  // of a step that passed: what was seen, in words
+  std::string detail;       // of a step that passed: what was seen, in words
+  std::string failed = {};  // what went wrong although there is something to report
 };
 inline Outcome skip(std::string why) { return {.figures = {}, .skipped = std::move(why), .rows = {}, .detail = {}}; }
 

@@ -50,17 +50,26 @@ TEST_F(StepsTest, PassesFailsAndSkipsByName) {
   EXPECT_THAT(progress_.str(), HasSubstr("selftest: two failed"));
 }
 
+TEST_F(StepsTest, AFailureMayHaveFiguresAllTheSame) {
+  Outcome some{.figures = {{"boot", 1.5, "s"}}, .skipped = {}, .rows = R"([{"name": "reclaim"}])", .detail = "1 row"};
+  some.failed = "one broke; ";
+  steps_.run(step("bench", some));
+  EXPECT_THAT(states(), ElementsAre("bench failed one broke; 1 row"));
+  EXPECT_EQ(report_.steps[0].figures.size(), 1U);
+  EXPECT_EQ(to_json(report_)["bench"].size(), 1U);
+}
+
 TEST_F(StepsTest, WhatNeedsAnotherGoesOnlyAfterItPassed) {
   steps_.run(step("broken", Error(Errc::kVmmFailed, "it broke")));
   steps_.run(step("absent", skip("nothing there")));
   steps_.run(needing("a", "broken"));
   steps_.run(needing("b", "absent"));
-  steps_.run(needing("c", "b"));  // the reason is handed down
+  steps_.run(needing("c", "b"));
   steps_.run(needing("d", "unknown"));
   EXPECT_THAT(done_, ElementsAre("broken", "absent"));
-  EXPECT_THAT(states(),
-              ElementsAre(HasSubstr("failed"), "absent skipped nothing there", "a skipped step broken failed",
-                          "b skipped nothing there", "c skipped nothing there", "d skipped unknown was not done"));
+  EXPECT_THAT(states(), ElementsAre(HasSubstr("failed"), "absent skipped nothing there", "a skipped step broken failed",
+                                    "b skipped step absent was skipped", "c skipped step b was skipped",
+                                    "d skipped unknown was not done"));
 }
 
 TEST_F(StepsTest, AnInterruptionSkipsAllButTheCleaning) {

@@ -4,16 +4,17 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <ctime>
 #include <filesystem>
-#include <fstream>
+#include <optional>
 #include <thread>
 
 #include "agent/ctl/output.h"
+#include "agent/ctl/selftest/hardware.h"
 #include "agent/ctl/selftest/linux_steps.h"
 #include "agent/ctl/selftest/other_steps.h"
 #include "agent/ctl/selftest/stage.h"
+#include "agent/ctl/selftest/workspace.h"
 
 namespace granary::ctl::selftest {
 namespace {
@@ -22,19 +23,11 @@ namespace fs = std::filesystem;
 
 constexpr std::chrono::seconds kOrphansLimit{10};
 
-std::string where(const Options& options) {
-  if (options.hardware) return "hardware";
+// What the figures are labelled with.
+std::string where(const Options& options, const std::string& no_hardware) {
+  if (options.hardware && no_hardware.empty()) return "hardware";
   const char* const given = std::getenv("GRANARY_WHERE");
   return given != nullptr && std::string(given) == "node" ? "node" : "host";
-}
-
-// "model name	: AMD EPYC" -> "AMD EPYC"
-std::string cpu_line(const std::string& name) {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with(name)) return line.substr(std::min(line.find(": ") + 2, line.size()));
-  }
-  return "unknown";
 }
 
 std::string now_text() {
@@ -49,12 +42,27 @@ std::string now_text() {
 std::vector<std::pair<std::string, std::string>> host_facts(const Options& options) {
   utsname names{};
   ::uname(&names);
+  const Cpu cpu = this_cpu();
+  const std::string no_hardware = why_no_hardware(cpu);
   const auto bytes = static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
-  const bool guest = (" " + cpu_line("flags") + " ").find(" hypervisor ") != std::string::npos;
-  return {{"granary", GRANARY_VERSION},    {"time", now_text()},
-          {"where", where(options)},       {"kernel", names.release},
-          {"cpu", cpu_line("model name")}, {"cpus", std::to_string(std::thread::hardware_concurrency())},
-          {"memory", human_size(bytes)},   {"virtual machine", guest ? "yes: KVM here is nested" : "no"}};
+  return {{"granary", GRANARY_VERSION},
+          {"time", now_text()},
+          {"where", where(options, no_hardware)},
+          {"hardware virtualisation", no_hardware.empty() ? "yes" : no_hardware},
+          {"virtual machine", cpu.hypervisor.empty() ? "no" : "yes, of " + cpu.hypervisor},
+          {"kernel", names.release},
+          {"cpu", cpu.model},
+          {"cpus", std::to_string(std::thread::hardware_concurrency())},
+          {"memory", human_size(bytes)}};
+}
+
+Result<Outcome> hardware_step() {
+  const Cpu cpu = this_cpu();
+  if (std::string why = why_no_hardware(cpu); !why.empty()) return skip(std::move(why));
+  return Outcome{.figures = {},
+                 .skipped = {},
+                 .rows = {},
+                 .detail = cpu.hypervisor.empty() ? "" : "nested: this is a virtual machine of " + cpu.hypervisor};
 }
 
 // What the steps share, and what has to go.
@@ -65,13 +73,11 @@ class Selftest {
 
   Status run() {
     GRANARY_TRY(adopt_orphans());
-    // Short: the agent puts sockets there, whose addresses are short.
-    std::string name = (fs::temp_directory_path() / "granary-st-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr)
-      return Error::last_os_error("make a folder in " + fs::temp_directory_path().string());
-    folder_ = name;
-    const std::string usable = options_.skip_preflight ? "" : "preflight";
-    steps_.run({.name = "preflight", .needs = {}, .action = [&] { return preflight_step(options_.kvm); }});
+    workspace_ = GRANARY_TRY(Workspace::create());
+    const std::string hardware = options_.hardware ? "hardware" : "";
+    const std::string usable = options_.skip_preflight ? hardware : "preflight";
+    if (options_.hardware) steps_.run({.name = hardware, .needs = {}, .action = hardware_step});
+    steps_.run({.name = "preflight", .needs = hardware, .action = [&] { return preflight_step(options_.kvm); }});
     steps_.run({.name = "agent", .needs = usable, .action = [&] { return start_agent(); }});
     steps_.run({.name = "template", .needs = "agent", .action = [&] { return template_step(*stage_); }});
     steps_.run({.name = "park", .needs = "template", .action = [&] {
@@ -100,7 +106,7 @@ class Selftest {
       if (!fs::exists(file))
         return skip("no guest: " + file + " is not there; --guest names the folder of vmlinuz and initramfs.cpio");
     }
-    stage_ = GRANARY_TRY(Stage::start(stage, folder_, interrupt_));
+    stage_ = GRANARY_TRY(Stage::start(stage, workspace_->path(), interrupt_));
     return Outcome{};
   }
 
@@ -118,8 +124,12 @@ class Selftest {
   }
 
   Result<Outcome> bench() {
-    const std::string label = where(options_) == "node" ? "node" : "host";
-    return bench_step({.programs = options_.programs, .rows = options_.bench_rows, .where = label, .folder = folder_},
+    const std::string label = where(options_, "") == "node" ? "node" : "host";
+    return bench_step({.programs = options_.programs,
+                       .rows = options_.bench_rows,
+                       .samples = options_.bench_samples,
+                       .where = label,
+                       .folder = workspace_->path()},
                       interrupt_);
   }
 
@@ -130,9 +140,7 @@ class Selftest {
     for (const std::string& folder : cgroup_folders()) left.push_back("cgroup " + folder);
     remove_cgroup_folders();
     for (const std::string& folder : cgroup_folders()) left.push_back("cgroup " + folder + " (not to be removed)");
-    std::error_code code;
-    fs::remove_all(folder_, code);
-    if (code) left.push_back("folder " + folder_ + " (" + code.message() + ")");
+    if (const Status removed = workspace_->remove(); !removed) left.push_back("folder: " + removed.error().message());
     if (left.empty()) return Outcome{};
     std::string text = "left behind: ";
     for (const std::string& thing : left) text += thing + ", ";
@@ -142,7 +150,7 @@ class Selftest {
   const Options& options_;
   Interrupt& interrupt_;
   Steps steps_;
-  std::string folder_;
+  std::optional<Workspace> workspace_;
   std::unique_ptr<Stage> stage_;
 };
 
@@ -151,6 +159,8 @@ class Selftest {
 Result<Report> run(const Options& options, Interrupt& interrupt, std::ostream& progress) {
   Report report;
   report.host = host_facts(options);
+  for (const std::string& folder : remove_abandoned_workspaces())
+    progress << "selftest: removed " << folder << ", left by one that was killed" << std::endl;
   GRANARY_TRY(Selftest(options, interrupt, progress, report).run());
   return report;
 }

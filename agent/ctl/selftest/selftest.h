@@ -9,7 +9,7 @@
 namespace granary::ctl::selftest {
 
 struct Options {
-  bool hardware = false;  // the caller says that this KVM is hardware's
+  bool hardware = false;  // nothing is done unless KVM here is hardware's
   std::string guest;      // folder of vmlinuz and initramfs.cpio
   std::string programs;   // folder of granaryd and the others
   std::string kvm = "/dev/kvm";
@@ -17,6 +17,7 @@ struct Options {
   unsigned clones = 100;
   int64_t park_seconds = 120;
   std::string bench_rows;
+  unsigned bench_samples = 0;  // of each quick row; 0: granary-bench's own number
   std::string containerd = "/run/containerd/containerd.sock";
   std::string report;  // folder for selftest.json and selftest.txt; empty: neither is written
 };
