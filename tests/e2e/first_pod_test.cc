@@ -232,6 +232,19 @@ TEST_F(FirstPod, AKilledAgentCostsNoPodAndAShimThatDiesMeanwhileItsOwn) {
   expect_clean_audit();
 }
 
+// Its other steps have no guest here and are linux.selftest's.
+TEST_F(FirstPod, TheSelfTestsPodComesAndGoes) {
+  const std::string socket = containerd_->cri_target().substr(std::string("unix:").size());
+  std::string report;
+  const int code = run_command({bin_ + "/granaryctl", "selftest", "--skip-preflight", "--guest", dir_, "--libexec-dir",
+                                dir_, "--containerd", socket},
+                               &report);
+  EXPECT_EQ(code, 77) << report;
+  EXPECT_NE(report.find("\npod           passed"), std::string::npos) << report;
+  EXPECT_NE(report.find("\nnothing-left  passed"), std::string::npos) << report;
+  EXPECT_TRUE(wait_until([] { return pool_status().running() == 0; }, std::chrono::seconds(30)));
+}
+
 TEST_F(FirstPod, HostNetworkIsRefusedWithAReason) {
   runtime::v1::RunPodSandboxRequest request = pod("host-network");
   request.mutable_config()
