@@ -133,7 +133,9 @@ TEST_F(CriTest, AnUnknownContainerOrPodIsNotFound) {
   EXPECT_EQ(cri().pod_status("nobody", &pod).error_code(), grpc::StatusCode::NOT_FOUND);
   runtime::v1::ContainerStatus container;
   EXPECT_EQ(cri().status("nobody", &container).error_code(), grpc::StatusCode::NOT_FOUND);
-  EXPECT_RPC(cri().stop_pod("nobody"));
+  // containerd 1.6 says NOT_FOUND, later ones that it is done.
+  const grpc::Status stopped = cri().stop_pod("nobody");
+  EXPECT_TRUE(stopped.ok() || stopped.error_code() == grpc::StatusCode::NOT_FOUND) << stopped.error_message();
   EXPECT_RPC(cri().remove("nobody"));
 }
 
