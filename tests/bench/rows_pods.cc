@@ -190,7 +190,7 @@ runtime::v1::ContainerConfig sleeper() {
   runtime::v1::ContainerConfig config;
   config.mutable_metadata()->set_name("main");
   config.mutable_image()->set_image(kBusyboxImage);
-  for (const char* word : {"sleep", "600"}) config.add_command(word);
+  for (const char* word : {"/bin/busybox", "sleep", "600"}) config.add_command(word);
   config.set_log_path("main.log");
   return config;
 }
