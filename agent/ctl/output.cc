@@ -9,13 +9,14 @@
 #include <iostream>
 
 namespace granary::ctl {
-namespace {
 
 std::string clean(std::string text) {
   std::ranges::replace_if(
       text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
   return text;
 }
+
+namespace {
 
 // UTF-8 characters, not bytes: continuation bytes take no column.
 size_t columns(const std::string& text) {

@@ -17,6 +17,9 @@ namespace granary::ctl {
 // Exit code for everything that is granaryctl's own failure, so that `run` and `exec` can pass on a command's codes.
 inline constexpr int kExitOwnError = 125;
 
+// Without control characters, which become '?': the text may quote a guest.
+std::string clean(std::string text);
+
 // Columns as wide as their widest cell, two blanks between, nothing behind the last. Control characters become '?':
 // cells may quote a guest.
 class Table {

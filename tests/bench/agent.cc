@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -76,7 +77,13 @@ Status Agent::launch(const std::string& programs, const Guest& guest, PoolSize p
       << "\n";
   const std::string program = programs + "/granaryd";
   const std::string config = folder_ + "/granary.yaml";
-  const char* const argv[] = {program.c_str(), "--config", config.c_str(), "--skip-preflight", nullptr};
+  std::vector<const char*> words = {program.c_str(), "--config", config.c_str(), "--skip-preflight"};
+  // Beside an agent in service: its slice has that one's limit.
+  if (const char* const parent = std::getenv("GRANARY_BENCH_CGROUP_PARENT"); parent != nullptr) {
+    words.insert(words.end(), {"--cgroup-parent", parent});
+  }
+  words.push_back(nullptr);
+  const char* const* const argv = words.data();
   const int failed = ::posix_spawn(&pid_, program.c_str(), nullptr, nullptr, const_cast<char**>(argv), environ);
   if (failed != 0) {
     pid_ = -1;

@@ -149,10 +149,9 @@ TEST_F(EchoGuestTest, AFloodNeitherGrowsTheVmmNorHoldsUpOtherDevices) {
   send(kMtu, 1);
   receive();
   const uint64_t before = resident_bytes();
-  std::atomic<bool> done = false;
   std::atomic<uint64_t> sent = 0;
-  std::jthread flood([&] {
-    while (!done || sent < 20'000) {
+  std::jthread flood([&](const std::stop_token& stop) {
+    while (!stop.stop_requested() || sent < 20'000) {
       send(sent % 16 == 0 ? kMtu : 1514, sent + 2);
       ++sent;
     }
@@ -165,7 +164,7 @@ TEST_F(EchoGuestTest, AFloodNeitherGrowsTheVmmNorHoldsUpOtherDevices) {
     ASSERT_TRUE(answered) << answered.error().message();
     while (sent == at_start) std::this_thread::yield();
   }
-  done = true;
+  flood.request_stop();
   flood.join();
   const uint64_t last_number = sent + 2;
   uint64_t last = 0;

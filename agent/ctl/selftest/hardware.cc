@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 
 namespace granary::ctl::selftest {
@@ -42,7 +43,11 @@ std::string hypervisor_name() {
 }  // namespace
 
 Cpu this_cpu() {
-  Cpu cpu{.model = cpu_line("model name"), .flags = cpu_line("flags"), .hypervisor = {}};
+  Cpu cpu{.model = cpu_line("model name"), .flags = cpu_line("flags"), .kvm = {}, .hypervisor = {}};
+  for (const char* module : {"kvm_intel", "kvm_amd"}) {
+    std::error_code code;
+    if (std::filesystem::exists(std::string("/sys/module/") + module, code)) cpu.kvm = module;
+  }
   if (has(cpu, "hypervisor")) cpu.hypervisor = hypervisor_name();
   return cpu;
 }
@@ -53,6 +58,9 @@ std::string why_no_hardware(const Cpu& cpu) {
   if (!has(cpu, "vmx") && !has(cpu, "svm"))
     return "no hardware: this CPU offers neither VMX nor SVM, so KVM here is software or absent; a virtual machine "
            "needs nested virtualisation";
+  if (cpu.kvm.empty())
+    return "no hardware: neither kvm_intel nor kvm_amd is loaded, so /dev/kvm is another's or absent; modprobe the "
+           "CPU's";
   return "";
 }
 

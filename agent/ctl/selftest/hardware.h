@@ -9,6 +9,7 @@ namespace granary::ctl::selftest {
 struct Cpu {
   std::string model;       // "AMD EPYC 9B14"
   std::string flags;       // of /proc/cpuinfo, between blanks
+  std::string kvm;         // the module that is loaded: "kvm_intel", "kvm_amd"; empty: none
   std::string hypervisor;  // CPUID leaf 0x40000000: "KVMKVMKVM", "Microsoft Hv" …; empty on bare metal
 };
 Cpu this_cpu();

@@ -40,7 +40,7 @@ Status check_script(Stage& stage, const v1::Clone& clone, const std::string& scr
 
 // What a kernel says whose CPUs stood still where they should not.
 Status check_kernel_log(Stage& stage, const v1::Clone& clone) {
-  return check_script(stage, clone, "dmesg | grep -iE 'lockup|stall'; true", 0, "");
+  return check_script(stage, clone, "dmesg | grep -iE 'soft lockup|hard lockup|rcu.*stall'; true", 0, "");
 }
 
 uint64_t available_bytes() {

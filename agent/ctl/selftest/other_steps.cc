@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "agent/ctl/selftest/stage.h"
 #include "vmpool/kvm/preflight.h"
 
 namespace granary::ctl::selftest {
@@ -16,6 +17,20 @@ namespace {
 constexpr std::chrono::seconds kRowLimit{120};
 constexpr size_t kMaxRowsBytes = size_t{4} << 20;
 constexpr size_t kMaxWords = 2000;
+
+// Rows of granary-bench's table that were not measured, and why.
+std::string skipped_rows(const std::string& path) {
+  constexpr std::string_view kMark = " skipped: ";
+  const Result<std::string> text = read_file(path, kMaxRowsBytes);
+  std::istringstream lines(text ? *text : "");
+  std::string all;
+  for (std::string line; std::getline(lines, line);) {
+    const size_t at = line.find(kMark);
+    if (at == std::string::npos) continue;
+    all += "; no " + line.substr(0, line.find(' ')) + " (" + line.substr(at + kMark.size()) + ")";
+  }
+  return all.substr(0, kMaxWords);
+}
 
 // What granary-bench says of rows that failed; without any, its last line.
 std::string complaints(const std::string& path) {
@@ -53,7 +68,9 @@ Result<Outcome> bench_step(const BenchOptions& options, Interrupt& interrupt) {
   std::vector<std::string> argv = {program, "--output", "-", "--where", options.where};
   if (!options.rows.empty()) argv.insert(argv.end(), {"--rows", options.rows});
   if (options.samples > 0) argv.insert(argv.end(), {"--n", std::to_string(options.samples)});
-  Child bench = GRANARY_TRY(Child::start(argv, {"TMPDIR=" + options.folder}, {.output = output, .errors = errors}));
+  Child bench =
+      GRANARY_TRY(Child::start(argv, {"TMPDIR=" + options.folder, "GRANARY_BENCH_CGROUP_PARENT=" + stage_cgroup()},
+                               {.output = output, .errors = errors}));
   const std::optional<int> code = bench.wait(interrupt);
   if (!code) {
     bench.end(kRowLimit, interrupt);
@@ -66,7 +83,7 @@ Result<Outcome> bench_step(const BenchOptions& options, Interrupt& interrupt) {
                  "granary-bench ended with code " + std::to_string(*code) + ": " + complaints(errors));
   }
   Outcome outcome{.figures = {}, .skipped = {}, .rows = std::move(rows), .detail = {}};
-  outcome.detail = std::to_string(parsed.size()) + " figures";
+  outcome.detail = std::to_string(parsed.size()) + " figures" + skipped_rows(errors);
   if (*code != 0) outcome.failed = "code " + std::to_string(*code) + ": " + complaints(errors) + "; else ";
   return outcome;
 }

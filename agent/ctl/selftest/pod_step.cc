@@ -49,11 +49,23 @@ double ms_since(steady_clock::time_point start) {
 Status remove_pod(Stub& stub, const std::string& id) {
   cri::StopPodSandboxRequest stop;
   stop.set_pod_sandbox_id(id);
-  GRANARY_TRY(ask(stub, &Stub::StopPodSandbox, stop));
+  const auto stopped = ask(stub, &Stub::StopPodSandbox, stop);
   cri::RemovePodSandboxRequest remove;
   remove.set_pod_sandbox_id(id);
-  GRANARY_TRY(ask(stub, &Stub::RemovePodSandbox, remove));
-  return ok();
+  const auto removed = ask(stub, &Stub::RemovePodSandbox, remove);  // also of one that could not be stopped
+  if (stopped && removed) return ok();
+  const Error& why = removed ? stopped.error() : removed.error();
+  return Error(why.code(), "pod " + id + " is left: " + why.context() + "; crictl rmp -f " + id);
+}
+
+// Of a pod whose start failed or was not answered in time; containerd may have it all the same.
+void remove_unanswered_pod(Stub& stub) {
+  cri::ListPodSandboxRequest all;
+  const auto list = ask(stub, &Stub::ListPodSandbox, all);
+  if (!list) return;
+  for (const cri::PodSandbox& pod : list->items()) {
+    if (pod.metadata().uid() == pod_request().config().metadata().uid()) (void)remove_pod(stub, pod.id());
+  }
 }
 
 // containerd's words for a handler that its configuration does not have.
@@ -70,21 +82,28 @@ Result<Outcome> pod_step(const std::string& socket) {
     return skip("no containerd answers on " + socket + " (" + probe.error().code().message() + "); see --containerd");
   const auto stub =
       cri::RuntimeService::NewStub(grpc::CreateChannel("unix:" + socket, grpc::InsecureChannelCredentials()));
-  const auto version = GRANARY_TRY(ask(*stub, &Stub::Version, cri::VersionRequest()));
+  const auto version = ask(*stub, &Stub::Version, cri::VersionRequest());
+  if (!version && version.error().is(Errc::kNotSupported)) {
+    return skip("containerd on " + socket + " serves no CRI: its configuration has \"cri\" in disabled_plugins");
+  }
+  if (!version) return version.error();
   const auto start = steady_clock::now();
   const auto made = ask(*stub, &Stub::RunPodSandbox, pod_request());
   if (!made && knows_no_handler(made.error())) {
     return skip("containerd on " + socket +
                 " has no runtime handler granary; docs/operations.md says how to configure it");
   }
-  if (!made) return made.error();
+  if (!made) {
+    remove_unanswered_pod(*stub);
+    return made.error();
+  }
   const double ready_ms = ms_since(start);
   const auto stop = steady_clock::now();
   GRANARY_TRY(remove_pod(*stub, made->pod_sandbox_id()));
   return Outcome{.figures = {{"pod to Ready", ready_ms, "ms"}, {"pod stopped and removed", ms_since(stop), "ms"}},
                  .skipped = {},
                  .rows = {},
-                 .detail = version.runtime_name() + " " + version.runtime_version()};
+                 .detail = version->runtime_name() + " " + version->runtime_version()};
 }
 
 }  // namespace granary::ctl::selftest

@@ -131,7 +131,7 @@ void Steps::run(const Step& step) {
     }
   }
   progress_ << "selftest: " << step.name << " " << to_string(done.state) << " in " << seconds_text(done.seconds)
-            << (done.reason.empty() ? "" : ": ") << done.reason << std::endl;
+            << (done.reason.empty() ? "" : ": ") << clean(done.reason) << std::endl;
   report_.steps.push_back(std::move(done));
 }
 

@@ -32,7 +32,9 @@ bool is_abandoned(const std::string& path) {
 }  // namespace
 
 Result<Workspace> Workspace::create() {
-  const fs::path parent = fs::temp_directory_path();
+  std::error_code code;
+  const fs::path parent = fs::temp_directory_path(code);
+  if (code) return Error(code, "the folder for temporary files; set TMPDIR");
   std::string path = (parent / kPrefix).string() + "XXXXXX";
   if (::mkdtemp(path.data()) == nullptr) return Error::last_os_error("make a folder in " + parent.string());
   Fd lock = GRANARY_TRY(lock_folder(path));

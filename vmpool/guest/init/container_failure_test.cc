@@ -48,6 +48,13 @@ class ContainerFailureTest : public ContainerServerTest {
     expect_failure(ask(request), v1::Failure::INVALID, text);
     EXPECT_THAT(traces(), IsEmpty());
   }
+  // Its cgroup runs.
+  Conversation start_with_freezer(const std::string& id) {
+    Conversation running = start(id, "sleep 600");
+    std::ofstream(in_cgroup(id + "/cgroup.freeze")) << "0\n";
+    std::ofstream(in_cgroup(id + "/cgroup.events")) << "populated 1\nfrozen 0\n";
+    return running;
+  }
   [[nodiscard]] std::string in_cgroup(const std::string& name) const { return folder() + "/cgroups/pod/" + name; }
 };
 
@@ -215,15 +222,17 @@ TEST_F(ContainerFailureTest, StateIsReadFromTheCgroup) {
   expect_failure(ask(query), v1::Failure::NOT_FOUND, "b");
 }
 
-TEST_F(ContainerFailureTest, FreezingWaitsForTheKernelAndThawingDoesNot) {
-  const Conversation running = start("a", "sleep 600");
-  std::ofstream(in_cgroup("a/cgroup.freeze")) << "0\n";
-  std::ofstream(in_cgroup("a/cgroup.events")) << "populated 1\nfrozen 0\n";
+v1::Request freeze_request(const std::string& id, bool frozen) {
   v1::Request request;
-  request.mutable_container_freeze()->set_container_id("a");
-  request.mutable_container_freeze()->set_frozen(true);
+  request.mutable_container_freeze()->set_container_id(id);
+  request.mutable_container_freeze()->set_frozen(frozen);
+  return request;
+}
+
+TEST_F(ContainerFailureTest, FreezingWaitsForTheKernelAndThawingDoesNot) {
+  const Conversation running = start_with_freezer("a");
   Conversation freezing = connect();
-  freezing.send(request);
+  freezing.send(freeze_request("a", true));
   while (read_file(in_cgroup("a/cgroup.freeze"))->front() != '1') {
     EXPECT_EQ(connect().ask(probe_request(1)).ready().nonce(), 1U) << "others go on";
   }
@@ -231,21 +240,14 @@ TEST_F(ContainerFailureTest, FreezingWaitsForTheKernelAndThawingDoesNot) {
   EXPECT_EQ(::poll(&answer, 1, 0), 0);
   std::ofstream(in_cgroup("a/cgroup.events")) << "populated 1\nfrozen 1\n";
   EXPECT_TRUE(freezing.receive().has_done());
-  request.mutable_container_freeze()->set_frozen(false);
-  EXPECT_TRUE(ask(request).has_done());
+  EXPECT_TRUE(ask(freeze_request("a", false)).has_done());
   EXPECT_EQ(read_file(in_cgroup("a/cgroup.freeze"))->front(), '0');
-  request.mutable_container_freeze()->set_container_id("b");
-  expect_failure(ask(request), v1::Failure::NOT_FOUND, "b");
+  expect_failure(ask(freeze_request("b", true)), v1::Failure::NOT_FOUND, "b");
 }
 
 TEST_F(ContainerFailureTest, WhatDoesNotStandStillGoesOn) {
-  const Conversation running = start("a", "sleep 600");
-  std::ofstream(in_cgroup("a/cgroup.freeze")) << "0\n";
-  std::ofstream(in_cgroup("a/cgroup.events")) << "populated 1\nfrozen 0\n";
-  v1::Request request;
-  request.mutable_container_freeze()->set_container_id("a");
-  request.mutable_container_freeze()->set_frozen(true);
-  expect_failure(ask(request), v1::Failure::OTHER, "freeze cgroup");
+  const Conversation running = start_with_freezer("a");
+  expect_failure(ask(freeze_request("a", true)), v1::Failure::OTHER, "freeze cgroup");
   EXPECT_EQ(read_file(in_cgroup("a/cgroup.freeze"))->front(), '0');
 }
 
