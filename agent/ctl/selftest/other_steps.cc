@@ -79,8 +79,7 @@ Result<Outcome> bench_step(const BenchOptions& options, Interrupt& interrupt) {
   std::string rows = GRANARY_TRY(read_file(output, kMaxRowsBytes));
   const nlohmann::json parsed = nlohmann::json::parse(rows, nullptr, false);
   if (!parsed.is_array()) {
-    return Error(Errc::kVmmFailed,
-                 "granary-bench ended with code " + std::to_string(*code) + ": " + complaints(errors));
+    return fail("granary-bench ended with code " + std::to_string(*code) + ": " + complaints(errors));
   }
   Outcome outcome{.figures = {}, .skipped = {}, .rows = std::move(rows), .detail = {}};
   outcome.detail = std::to_string(parsed.size()) + " figures" + skipped_rows(errors);

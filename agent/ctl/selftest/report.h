@@ -29,6 +29,9 @@ struct Outcome {
   std::string detail;       // of a step that passed: what was seen, in words
   std::string failed = {};  // what went wrong although there is something to report
 };
+inline Outcome fail(std::string why) {
+  return {.figures = {}, .skipped = {}, .rows = {}, .detail = {}, .failed = std::move(why)};
+}
 inline Outcome skip(std::string why) { return {.figures = {}, .skipped = std::move(why), .rows = {}, .detail = {}}; }
 
 struct Step {

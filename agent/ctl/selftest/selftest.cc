@@ -120,7 +120,7 @@ class Selftest {
     if (differences->empty()) return Outcome{};
     std::string text = "the agent's audit finds: ";
     for (const std::string& difference : *differences) text += difference + "; ";
-    return Error(Errc::kVmmFailed, text.substr(0, text.size() - 2));
+    return fail(text.substr(0, text.size() - 2));
   }
 
   Result<Outcome> bench() {
@@ -144,7 +144,7 @@ class Selftest {
     if (left.empty()) return Outcome{};
     std::string text = "left behind: ";
     for (const std::string& thing : left) text += thing + ", ";
-    return Error(Errc::kVmmFailed, text.substr(0, text.size() - 2));
+    return fail(text.substr(0, text.size() - 2));
   }
 
   const Options& options_;
