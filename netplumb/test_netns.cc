@@ -150,17 +150,21 @@ std::string TestNetns::output(const std::string& script) const {
 }
 
 std::string TestNetns::dump() const {
+  // Without what the kernel sets in its own time: carrier, operational state, the end of duplicate address detection.
   // ip(8) says so whenever another namespace of this host goes at that moment; what it lists is whole all the same.
   static constexpr std::string_view kNoise = "Error: Peer netns reference is invalid.\n";
   std::string text = output(
-      "ip -d link | sed -E \"s/^[0-9]+: //; /bridge forward_delay/d\"; tc qdisc; for i in $(ls /sys/class/net); do for "
+      "ip -d link | sed -E \"s/^[0-9]+: //; s/NO-CARRIER,|,LOWER_UP| state [A-Z]+//g; /bridge forward_delay/d\"; tc "
+      "qdisc; for i in $(ls /sys/class/net); do for "
       "p in ingress egress;"
       " do tc filter show dev $i $p 2>/dev/null || true; done; done; ip addr | sed -E \"s/^[0-9]+: //; "
-      "s/(valid|preferred)_lft.*//\";"
-      " ip route show table all; ip -6 route show table all | sed \"s/expires [0-9]*sec//\"; ip rule; ip -6 rule; ip "
+      "s/NO-CARRIER,|,LOWER_UP| state [A-Z]+| tentative//g; s/(valid|preferred)_lft.*//\";"
+      " ip -4 route show table all; ip -6 route show table all | sed \"s/expires [0-9]*sec//; /^local fe80/d\"; ip rule; "
+      "ip -6 rule; ip "
       "neigh show nud permanent;"
       " ip -6 neigh show nud permanent; grep -r . /proc/sys/net/ipv6/conf/*/accept_ra");
-  for (size_t at = text.find(kNoise); at != std::string::npos; at = text.find(kNoise, at)) text.erase(at, kNoise.size());
+  for (size_t at = text.find(kNoise); at != std::string::npos; at = text.find(kNoise, at))
+    text.erase(at, kNoise.size());
   return text;
 }
 
