@@ -14,10 +14,10 @@ namespace {
 namespace fs = std::filesystem;
 constexpr const char* kPrefix = "gran-st-";
 
-// The folder itself is what is locked. EWOULDBLOCK where another process has the lock.
-Result<Fd> lock_folder(const std::string& path) {
+// The folder itself is what is locked. Without `wait` EWOULDBLOCK where another process has the lock.
+Result<Fd> lock_folder(const std::string& path, bool wait) {
   Fd folder = GRANARY_TRY(open_file(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-  if (::flock(folder.get(), LOCK_EX | LOCK_NB) != 0) return Error::last_os_error("lock " + path);
+  if (::flock(folder.get(), LOCK_EX | (wait ? 0 : LOCK_NB)) != 0) return Error::last_os_error("lock " + path);
   return folder;
 }
 
@@ -25,7 +25,7 @@ Result<Fd> lock_folder(const std::string& path) {
 bool is_abandoned(const std::string& path) {
   struct stat st {};
   std::error_code code;
-  const Result<Fd> lock = lock_folder(path);
+  const Result<Fd> lock = lock_folder(path, false);
   return lock && ::fstat(lock->get(), &st) == 0 && st.st_uid == ::geteuid() && !fs::is_empty(path, code) && !code;
 }
 
@@ -37,7 +37,9 @@ Result<Workspace> Workspace::create() {
   if (code) return Error(code, "the folder for temporary files; set TMPDIR");
   std::string path = (parent / kPrefix).string() + "XXXXXX";
   if (::mkdtemp(path.data()) == nullptr) return Error::last_os_error("make a folder in " + parent.string());
-  Fd lock = GRANARY_TRY(lock_folder(path));
+  Fd lock = GRANARY_TRY(lock_folder(path, true));  // who looks whether it is abandoned has it for a moment
+  // From now on it is no empty one.
+  (void)GRANARY_TRY(open_file(path + "/selftest", O_WRONLY | O_CREAT | O_EXCL, 0600));
   return Workspace(std::move(path), std::move(lock));
 }
 

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -49,6 +50,19 @@ TEST_F(WorkspaceTest, OneThatLivesIsNotAbandoned) {
 TEST_F(WorkspaceTest, WhatAKilledOneLeftIsRemoved) {
   const std::string left = with_file("gran-st-abcdef");
   EXPECT_THAT(remove_abandoned_workspaces(), ElementsAre(left));
+  EXPECT_TRUE(fs::is_empty(tmp_));
+}
+
+TEST_F(WorkspaceTest, OneThatIsKilledAtOnceIsAbandoned) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const Result<Workspace> its = Workspace::create();
+    ::_exit(its ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_EQ(status, 0);
+  EXPECT_THAT(remove_abandoned_workspaces(), testing::SizeIs(1));
   EXPECT_TRUE(fs::is_empty(tmp_));
 }
 
